@@ -1,0 +1,81 @@
+"""Typed errors with one root.
+
+Every message has three parts: what was wrong, what was given, what would be accepted. Each error is also the
+standard exception that a caller unaware of this package would expect to catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class TurboVBIError(Exception):
+    """Root of all errors that this package raises on purpose.
+
+    Args:
+        problem: What is wrong, in one clause.
+        given: What was received; shown with `repr` unless it is a string.
+        accepted: What would have been accepted; an iterable is shown as a comma-separated list.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        given: object = None,
+        accepted: str | Iterable[object] | None = None,
+    ) -> None:
+        self.problem = problem
+        self.given = given
+        self.accepted = accepted
+        super().__init__(_message(problem, given, accepted))
+
+
+class InvalidArgumentError(TurboVBIError, ValueError):
+    """An argument has a value outside its range or an unknown name."""
+
+
+class InvalidDataError(TurboVBIError, ValueError):
+    """Training or test data is empty, not finite, of the wrong type or outside the likelihood's domain."""
+
+
+class ShapeError(TurboVBIError, ValueError):
+    """Tensors do not fit together."""
+
+
+class SiteError(TurboVBIError, ValueError):
+    """A pattern or name matches no weight site of the model."""
+
+
+class SpecError(TurboVBIError, ValueError):
+    """A declarative description cannot be read."""
+
+
+class UnsupportedError(TurboVBIError, RuntimeError):
+    """A combination of model, prior and engine that cannot be handled; the message names alternatives."""
+
+
+class NumericalError(TurboVBIError, RuntimeError):
+    """Training produced a value that is not finite."""
+
+
+class VerificationError(TurboVBIError, RuntimeError):
+    """A compressed network does not compute what the masked network computes."""
+
+
+class ArtifactError(TurboVBIError, ValueError):
+    """A saved network is damaged, of an unknown version, or not one of ours."""
+
+
+class DataNotFoundError(TurboVBIError, FileNotFoundError, RuntimeError):
+    """A data set is not on this machine; the message says how to get it."""
+
+
+def _message(problem: str, given: object, accepted: str | Iterable[object] | None) -> str:
+    parts = [problem]
+    if given is not None:
+        parts.append(f"given: {given if isinstance(given, str) else repr(given)}")
+    if accepted is not None:
+        listed = accepted if isinstance(accepted, str) else ", ".join(str(a) for a in accepted)
+        parts.append(f"accepted: {listed}")
+    return "; ".join(parts)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyro_turbovbi.data.splits import Splits, TensorPair, hold_out
+from pyro_turbovbi.errors import InvalidArgumentError
+
+
+def _pair(points: int) -> TensorPair:
+    return TensorPair(torch.arange(points).float().unsqueeze(1), torch.arange(points))
+
+
+@pytest.mark.parametrize("held", [0, 1, 7, 9])
+def test_hold_out_divides_the_set_and_keeps_pairs_together(held: int) -> None:
+    rest, out = hold_out(_pair(10), held, seed=3)
+    assert len(out.x) == len(out.y) == held
+    assert torch.equal(torch.cat([rest.y, out.y]).sort().values, torch.arange(10))
+    for part in (rest, out):
+        assert torch.equal(part.x.squeeze(1).long(), part.y)
+
+
+def test_hold_out_depends_on_its_seed_alone() -> None:
+    torch.manual_seed(0)
+    first = hold_out(_pair(50), 20, seed=1)[1].y
+    state = torch.get_rng_state()
+    torch.manual_seed(99)
+    assert torch.equal(first, hold_out(_pair(50), 20, seed=1)[1].y)
+    assert not torch.equal(first, hold_out(_pair(50), 20, seed=2)[1].y)
+    torch.manual_seed(0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("held", [-1, 10, 11])
+def test_hold_out_leaves_at_least_one_point(held: int) -> None:
+    with pytest.raises(InvalidArgumentError, match="accepted: 0 to 9"):
+        hold_out(_pair(10), held, seed=0)
+
+
+def test_splits_unpack_in_order() -> None:
+    splits = Splits(_pair(3), _pair(2), _pair(1))
+    train, validation, test = splits
+    assert (train, validation, test) == (splits.train, splits.validation, splits.test)

@@ -1,0 +1,83 @@
+"""Independent support: every element active with the same probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_turbovbi.distributions.support import (
+    SupportDistribution,
+    SupportPosterior,
+    probability,
+)
+from pyro_turbovbi.kernels import GridMessages, bernoulli_log_evidence
+from pyro_turbovbi.kernels.baum_welch import bounded
+
+
+class IndependentSupport(SupportDistribution):
+    """`s_n ~ Bernoulli(density)`, independently.
+
+    Args:
+        event_shape: Shape of the support tensor.
+        density: Probability of an active element, a number or a scalar tensor in (0, 1].
+        validate_args: Whether `log_prob` checks its argument; None is torch's default.
+
+    Raises:
+        InvalidArgumentError: If `density` is no probability above 0.
+        ShapeError: If the support would have no elements.
+    """
+
+    arg_constraints = {"density": constraints.unit_interval}  # noqa: RUF012
+
+    def __init__(
+        self, event_shape: Sequence[int], density: Any, validate_args: bool | None = None
+    ) -> None:
+        self._density = probability(density, "density")
+        super().__init__(event_shape, validate_args=validate_args)
+
+    @property
+    def density(self) -> Tensor:
+        """Probability of an active element, a scalar in double precision."""
+        return self._density
+
+    def maximise(self, posterior: SupportPosterior) -> Self:
+        """The density that fits a posterior best: its mean probability, within [1e-6, 1 - 1e-6].
+
+        Args:
+            posterior: A posterior under this distribution.
+
+        Returns:
+            A new distribution.
+        """
+        density = bounded(float(posterior.probs.double().mean()))
+        return self._with_batch(type(self)(self.event_shape, density, self._validate_args))
+
+    def _posterior(
+        self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool
+    ) -> SupportPosterior:
+        prior = float(self.prior_log_odds)
+        log_odds, evidence = llr + prior, None
+        if log_evidence:
+            batch = llr.shape[: llr.dim() - len(self.event_shape)]
+            each = bernoulli_log_evidence(llr.double(), prior)
+            evidence = each.reshape(*batch, -1).sum(-1).to(llr.dtype)
+        return SupportPosterior(
+            log_odds=log_odds,
+            probs=log_odds.sigmoid(),
+            extrinsic=torch.full_like(llr, prior),
+            pairwise=None,
+            log_evidence=evidence,
+            messages=None,
+        )
+
+    def _draw(self, count: int) -> Tensor:
+        return torch.bernoulli(self._density.expand(count, *self.event_shape))
+
+    def _total_log_prob(self, value: Tensor) -> Tensor:
+        ones = value.double().flatten(1).sum(1)
+        zeros = self.event_shape.numel() - ones
+        return ones * self._density.log() + zeros * torch.log1p(-self._density)

@@ -1,0 +1,192 @@
+"""Grid support: active elements cluster along rows and columns of a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_turbovbi.distributions.support import (
+    SupportDistribution,
+    SupportPosterior,
+    matrix_shape,
+    missing_transitions,
+    probability,
+)
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
+from pyro_turbovbi.kernels import ChainLaw, GridMessages, GridTransitions, grid_posterior
+from pyro_turbovbi.kernels.baum_welch import bounded, maximise_run
+from pyro_turbovbi.kernels.prior import chain_log_prob, sample_grids
+
+
+class MarkovGridSupport(SupportDistribution):
+    """A chain along every row and every column, with one stationary density; solved by loopy message passing.
+
+    The prior is `prod_rows chain(row) prod_columns chain(column) / prod_n Bernoulli(s_n; density)`.
+    `log_prob` is the logarithm of this product: it lacks the normaliser, which is intractable. The
+    normaliser is exactly 1 if either direction has no coupling, and is 1 in the Bethe approximation
+    always, so `log_evidence` (Bethe) refers to the same product. With coupling the marginal
+    probability of an active element is not exactly `density`.
+
+    Args:
+        event_shape: Shape of the support tensor, at least two dims; more are viewed as (out,
+            everything else).
+        density: Stationary probability of an active element, a number or a scalar tensor in (0, 1].
+        mean_run: Mean run lengths of the chain laws along rows and along columns, numbers or scalar
+            tensors; `1 / (1 - density)` means no coupling.
+        sweeps: Largest number of row and column passes of the posterior.
+        damping: Weight of the previous message in each update, in [0, 1).
+        tolerance: Stop when no message changes by more than this many nats in a sweep; 0 runs all
+            sweeps.
+        gibbs_sweeps: Updates of every element when sampling (checkerboard Gibbs from independent
+            rows; exact in the limit, and exact at once without coupling).
+        validate_args: Whether `log_prob` checks its argument; None is torch's default.
+
+    Raises:
+        InvalidArgumentError: If `density` or a transition probability is no probability above 0, or
+            the message schedule is out of range.
+        ShapeError: If the support has fewer than two dims or no elements.
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "density": constraints.unit_interval,
+        "row_run": constraints.greater_than_eq(1.0),
+        "column_run": constraints.greater_than_eq(1.0),
+    }
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        density: Any,
+        mean_run: tuple[Any, Any],
+        *,
+        sweeps: int = 2,
+        damping: float = 0.0,
+        tolerance: float = 0.0,
+        gibbs_sweeps: int = 50,
+        validate_args: bool | None = None,
+    ) -> None:
+        shape = torch.Size(event_shape)
+        if len(shape) < 2:
+            raise ShapeError(
+                "a grid needs rows and columns",
+                given=f"a support of shape {tuple(shape)}",
+                accepted="a support with at least two dims; for a vector use a chain",
+            )
+        if sweeps < 1 or gibbs_sweeps < 0 or not 0.0 <= damping < 1.0 or not tolerance >= 0.0:
+            raise InvalidArgumentError(
+                "the message schedule is out of range",
+                given=f"{sweeps=}, {damping=}, {tolerance=}, {gibbs_sweeps=}",
+                accepted="sweeps >= 1, 0 <= damping < 1, tolerance >= 0, gibbs_sweeps >= 0",
+            )
+        self._density = probability(density, "density")
+        self.row_run, self.column_run = (torch.as_tensor(m, dtype=torch.float64) for m in mean_run)
+        self.sweeps, self.damping, self.tolerance = sweeps, damping, tolerance
+        self.gibbs_sweeps = gibbs_sweeps
+        self._transitions()
+        super().__init__(shape, validate_args=validate_args)
+
+    @property
+    def density(self) -> Tensor:
+        """Stationary probability of an active element, a scalar in double precision."""
+        return self._density
+
+    @property
+    def laws(self) -> tuple[ChainLaw, ChainLaw]:
+        """Laws of the chains along the rows and along the columns, as plain floats."""
+        row, column = (ChainLaw(float(p01), float(p10)) for p01, p10 in self._transitions())
+        return row, column
+
+    def maximise(self, posterior: SupportPosterior) -> Self:
+        """M-step on density and both mean runs from expected counts, as if the prior were normalised.
+
+        Unlike a chain's, this step can lower the evidence: the normaliser, which it leaves out,
+        depends on the parameters, and a strong coupling in one direction also shows in the counts
+        of the other.
+
+        Args:
+            posterior: A posterior under this distribution, with `pairwise`.
+
+        Returns:
+            A new distribution; every probability is kept within [1e-6, 1 - 1e-6].
+
+        Raises:
+            InvalidArgumentError: If the posterior lacks the expected transition counts.
+        """
+        if not isinstance(posterior.pairwise, GridTransitions):
+            raise missing_transitions(posterior.pairwise)
+        density = bounded(float(posterior.probs.double().mean()))
+        runs = (
+            maximise_run(density, counts.double().reshape(-1, 2, 2).sum(0).tolist())
+            if counts.sum() > 0  # a grid of one row has no vertical pairs
+            else float(run)
+            for counts, run in zip(posterior.pairwise, (self.row_run, self.column_run), strict=True)
+        )
+        row_run, column_run = runs
+        new = type(self)(
+            self.event_shape,
+            density,
+            (row_run, column_run),
+            sweeps=self.sweeps,
+            damping=self.damping,
+            tolerance=self.tolerance,
+            gibbs_sweeps=self.gibbs_sweeps,
+            validate_args=self._validate_args,
+        )
+        return self._with_batch(new)
+
+    def _transitions(self) -> list[tuple[Tensor, Tensor]]:
+        odds = self._density / (1 - self._density)
+        return [
+            (
+                probability(odds / run, f"p01 of the {name} law"),
+                probability(1 / run, f"p10 of the {name} law"),
+            )
+            for name, run in (("row", self.row_run), ("column", self.column_run))
+        ]
+
+    def _posterior(
+        self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool
+    ) -> SupportPosterior:
+        batch = llr.shape[: llr.dim() - len(self.event_shape)]
+        view = torch.Size((*batch, *matrix_shape(self.event_shape)))
+        row, column = self.laws
+        solved = grid_posterior(
+            llr.reshape(view),
+            row,
+            column,
+            sweeps=self.sweeps,
+            damping=self.damping,
+            tolerance=self.tolerance,
+            start=None if start is None else GridMessages(*(m.reshape(view) for m in start)),
+            pairwise=pairwise,
+            log_evidence=log_evidence,
+        )
+        log_odds = solved.log_odds.view(llr.shape)
+        return SupportPosterior(
+            log_odds=log_odds,
+            probs=log_odds.sigmoid(),
+            extrinsic=solved.extrinsic.view(llr.shape),
+            pairwise=solved.transitions,
+            log_evidence=solved.log_evidence,
+            messages=GridMessages(*(m.view(llr.shape) for m in solved.messages)),
+        )
+
+    def _draw(self, count: int) -> Tensor:
+        row, column = self.laws
+        rows, columns = matrix_shape(self.event_shape)
+        return sample_grids(
+            count, rows, columns, row, column, sweeps=self.gibbs_sweeps, device=self._density.device
+        )
+
+    def _total_log_prob(self, value: Tensor) -> Tensor:
+        states = value.reshape(-1, *matrix_shape(self.event_shape))
+        (row01, row10), (column01, column10) = self._transitions()
+        rows = chain_log_prob(states, row01, row10, dim=-1).sum(-1)
+        columns = chain_log_prob(states, column01, column10, dim=-2).sum(-1)
+        ones = states.double().sum((1, 2))
+        zeros = self.event_shape.numel() - ones
+        return rows + columns - ones * self._density.log() - zeros * torch.log1p(-self._density)

@@ -1,0 +1,233 @@
+"""What all support distributions have in common."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
+from pyro_turbovbi.kernels import GridMessages, GridTransitions, check_finite
+
+_LOWEST = 1e-30
+_HIGHEST = 1.0 - 1e-12
+
+
+class SupportPosterior(NamedTuple):
+    """Posterior of a support given log-likelihood ratios of shape `[*batch, *event]`.
+
+    Attributes:
+        log_odds: `[*batch, *event]`, posterior log-odds of each element being active.
+        probs: `[*batch, *event]`, `sigmoid(log_odds)`.
+        extrinsic: `[*batch, *event]`, `log_odds - llr`, computed without that subtraction.
+        pairwise: Expected transition counts: `[*batch, 2, 2]` for chains, `GridTransitions` for
+            grids, None where the prior has no pairs or they were not asked for.
+        log_evidence: `[*batch]`, `ln sum_s p(s) exp(sum_n llr_n s_n)` in nats, or None when not
+            asked for.
+        messages: What a warm start needs (`start=`), None for priors that are solved exactly.
+    """
+
+    log_odds: Float[Tensor, "*shape"]
+    probs: Float[Tensor, "*shape"]
+    extrinsic: Float[Tensor, "*shape"]
+    pairwise: Float[Tensor, "*batch 2 2"] | GridTransitions | None
+    log_evidence: Float[Tensor, "*batch"] | None
+    messages: GridMessages | None
+
+
+class SupportDistribution(TorchDistribution):
+    """A joint distribution over a tensor of zeros and ones that says which weights are active.
+
+    A genuine Pyro distribution: the whole tensor is one event. Its parameters are scalars in double
+    precision (a transition probability of 1e-8 has a complement), whatever the dtype of the
+    weights.
+
+    Args:
+        event_shape: Shape of the support tensor.
+        validate_args: Whether `log_prob` checks its argument; None is torch's default.
+
+    Raises:
+        ShapeError: If the support tensor would have no elements.
+    """
+
+    def __init__(self, event_shape: Sequence[int], validate_args: bool | None = None) -> None:
+        shape = torch.Size(event_shape)
+        if shape.numel() == 0:
+            raise ShapeError(
+                "a support needs at least one element",
+                given=f"shape {tuple(shape)}",
+                accepted="a shape without a zero",
+            )
+        super().__init__(torch.Size(), shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Zeros and ones."""
+        return constraints.independent(constraints.boolean, len(self.event_shape))
+
+    @property
+    @abstractmethod
+    def density(self) -> Tensor:
+        """Stationary probability of an active element, a scalar in double precision."""
+
+    @property
+    def prior_log_odds(self) -> Tensor:
+        """Stationary log-odds `logit(density)` of an active element, a scalar in double precision."""
+        return torch.logit(self.density)
+
+    def posterior(
+        self,
+        llr: Float[Tensor, "*shape"],
+        *,
+        start: GridMessages | None = None,
+        pairwise: bool = True,
+        log_evidence: bool = True,
+        site: str | None = None,
+    ) -> SupportPosterior:
+        """Posterior given one log-likelihood ratio per element; not differentiable.
+
+        Args:
+            llr: `[*batch, *event]`, `ln p(data | s_n = 1) - ln p(data | s_n = 0)` in nats.
+            start: `messages` of an earlier posterior, for a warm start; ignored by priors that are
+                solved exactly.
+            pairwise: Whether to compute expected transition counts.
+            log_evidence: Whether to compute the log-evidence.
+            site: Name of the weight, for error messages.
+
+        Returns:
+            The posterior, in the dtype of `llr`.
+
+        Raises:
+            NumericalError: If an element of `llr` is not finite.
+            ShapeError: If `llr` does not end in the event shape.
+        """
+        event = self.event_shape
+        if llr.dim() < len(event) or llr.shape[llr.dim() - len(event) :] != event:
+            raise ShapeError(
+                "the log-likelihood ratios do not fit the support",
+                given=f"shape {tuple(llr.shape)}",
+                accepted=f"shape [..., {', '.join(map(str, event))}]",
+            )
+        check_finite(llr, site=site)
+        with torch.no_grad():
+            return self._posterior(llr.detach(), start, pairwise, log_evidence)
+
+    @abstractmethod
+    def maximise(self, posterior: SupportPosterior) -> Self:
+        """M-step of expectation maximisation: the same family with the parameters that fit a posterior best.
+
+        Args:
+            posterior: A posterior under this distribution, with `pairwise` unless the prior has no
+                pairs.
+
+        Returns:
+            A new distribution; every probability is kept within [1e-6, 1 - 1e-6].
+
+        Raises:
+            InvalidArgumentError: If the posterior lacks the expected transition counts.
+        """
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Self:
+        """The same distribution over a batch of independent supports.
+
+        Args:
+            batch_shape: The new batch shape.
+
+        Returns:
+            A new distribution that shares the parameters.
+        """
+        new = copy.copy(self)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*shape"]:
+        """Draw supports.
+
+        Args:
+            sample_shape: Shape of independent draws in front of the batch shape.
+
+        Returns:
+            Zeros and ones of shape `[*sample, *batch, *event]` in torch's default dtype.
+        """
+        lead = torch.Size(sample_shape) + self.batch_shape
+        with torch.no_grad():
+            values = self._draw(lead.numel())
+        return values.reshape(lead + self.event_shape).to(torch.get_default_dtype())
+
+    def log_prob(self, value: Float[Tensor, "*shape"]) -> Float[Tensor, "..."]:
+        """Log-probability of whole supports.
+
+        Args:
+            value: Zeros and ones of shape `[*sample, *batch, *event]`.
+
+        Returns:
+            `[*sample, *batch]` in nats, in the dtype of `value`.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        lead = value.shape[: value.dim() - len(self.event_shape)]
+        total = self._total_log_prob(value.reshape(-1, *self.event_shape)).view(lead)
+        return total.expand(torch.broadcast_shapes(lead, self.batch_shape)).to(value.dtype)
+
+    @abstractmethod
+    def _posterior(
+        self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool
+    ) -> SupportPosterior: ...
+
+    @abstractmethod
+    def _draw(self, count: int) -> Tensor:
+        """`[count, ...]` supports; anything that reshapes to `[count, *event]`."""
+
+    @abstractmethod
+    def _total_log_prob(self, value: Tensor) -> Tensor:
+        """`[count]` log-probabilities of `[count, *event]` supports."""
+
+    def _with_batch(self, new: Self) -> Self:
+        return new.expand(self.batch_shape)
+
+
+def probability(value: Any, name: str) -> Tensor:
+    """A probability as a scalar in double precision, moved off exactly 0 and 1.
+
+    An impossible transition would give evidences of zero; it is kept at a probability of 1e-12
+    instead.
+
+    Args:
+        value: A number or a scalar tensor.
+        name: Name of the argument, for the message.
+
+    Returns:
+        A scalar tensor inside [1e-30, 1 - 1e-12], on the graph of `value`.
+
+    Raises:
+        InvalidArgumentError: If it is no number in (0, 1].
+    """
+    tensor = torch.as_tensor(value, dtype=torch.float64)
+    if tensor.dim() != 0 or not 0.0 < float(tensor) <= 1.0:
+        raise InvalidArgumentError(
+            f"{name} is not a probability above 0", given=value, accepted="a number in (0, 1]"
+        )
+    return tensor.clamp(_LOWEST, _HIGHEST)
+
+
+def matrix_shape(event_shape: torch.Size) -> torch.Size:
+    """The matrix view (out, everything else) of a weight's shape; shapes of one or two dims stay as they are."""
+    if len(event_shape) <= 2:
+        return event_shape
+    return torch.Size((event_shape[0], event_shape[1:].numel()))
+
+
+def missing_transitions(given: object) -> InvalidArgumentError:
+    """The error for an M-step without expected transition counts."""
+    return InvalidArgumentError(
+        "the M-step needs expected transition counts",
+        given=f"pairwise={given!r}",
+        accepted="a posterior of the same distribution computed with pairwise=True",
+    )

@@ -1,0 +1,22 @@
+"""From a network and its support masks to a physically smaller network.
+
+This package takes plain networks and masks: it knows nothing of how they were trained.
+"""
+
+from pyro_turbovbi.compression.artifact import load
+from pyro_turbovbi.compression.compressed import Compressed, compress
+from pyro_turbovbi.compression.masking import masked
+from pyro_turbovbi.compression.regularity import Regularity, regularity
+from pyro_turbovbi.compression.report import CompressionReport
+from pyro_turbovbi.compression.shrink import shrink
+
+__all__ = [
+    "Compressed",
+    "CompressionReport",
+    "Regularity",
+    "compress",
+    "load",
+    "masked",
+    "regularity",
+    "shrink",
+]

@@ -1,0 +1,115 @@
+"""What a network costs: multiplications, parameters, shape, time."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_turbovbi.compression.chain import Link
+from pyro_turbovbi.compression.layers import Role
+
+MAX_ROUNDS = 50
+MIN_ROUNDS = 5
+SECONDS = 1.0
+"""Timing stops after this many seconds, once the least number of rounds is done."""
+
+
+class Structure(tuple[int, ...]):
+    """Units per layer, inputs first and without the outputs; prints as `353-95-92`."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "-".join(str(units) for units in self)
+
+
+def structure_of(links: Sequence[Link]) -> Structure:
+    """Units per layer of a chain.
+
+    Inputs (or input channels) that the first weighted layer reads, then the units (or channels) of
+    every weighted layer but the last, and the features where channels with several positions are
+    flattened.
+
+    Args:
+        links: The chain.
+
+    Returns:
+        The numbers of units in the order of the computation.
+    """
+    units: list[int] = []
+    merged = False
+    for link in links:
+        merged = merged or (link.merges_positions and math.prod(link.in_shape[1:]) > 1)
+        if link.role is not Role.WEIGHTED:
+            continue
+        if merged or not units:
+            units.append(link.in_shape[0])
+        units.append(link.out_shape[0])
+        merged = False
+    return Structure(units[:-1])
+
+
+def flops_of(links: Sequence[Link]) -> int:
+    """Floating-point operations of the weighted layers of a chain for one input.
+
+    Args:
+        links: The chain.
+
+    Returns:
+        Two for every multiply-accumulate; biases, activations, norms and pools are not counted.
+    """
+    weighted = [link for link in links if link.role is Role.WEIGHTED]
+    return sum(
+        2 * link.layer.get_parameter("weight").numel() * math.prod(link.out_shape[1:])
+        for link in weighted
+    )
+
+
+def parameters_of(net: nn.Module) -> int:
+    """Number of entries of all parameters, zeros included.
+
+    Args:
+        net: A network.
+
+    Returns:
+        The number; shared parameters count once.
+    """
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def latency_of(nets: Sequence[nn.Module], inputs: Tensor) -> list[float]:
+    """Measured time of one batch through each network.
+
+    The networks take turns, so that a busy machine slows all of them alike.
+
+    Args:
+        nets: Networks in evaluation mode.
+        inputs: One batch.
+
+    Returns:
+        Median wall-clock seconds of each network.
+    """
+    times: list[list[float]] = [[] for _ in nets]
+    with torch.inference_mode():
+        for net in nets:
+            _timed(net, inputs)
+        end = time.perf_counter() + SECONDS
+        for done in range(MAX_ROUNDS):
+            if done >= MIN_ROUNDS and time.perf_counter() > end:
+                break
+            for net, record in zip(nets, times, strict=True):
+                record.append(_timed(net, inputs))
+    return [statistics.median(record) for record in times]
+
+
+def _timed(net: nn.Module, inputs: Tensor) -> float:
+    start = time.perf_counter()
+    net(inputs)
+    if inputs.is_cuda:
+        torch.cuda.synchronize(inputs.device)
+    return time.perf_counter() - start

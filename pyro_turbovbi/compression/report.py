@@ -1,0 +1,116 @@
+"""What compression achieved, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from pyro_turbovbi.compression.measure import Structure
+from pyro_turbovbi.compression.regularity import Regularity
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What compression achieved.
+
+    Attributes:
+        total: Number of weights that the masks speak of.
+        masked: How many of them the masks keep.
+        kept: How many of them are left and not zero after dead units are cut: weights into a unit
+            that nobody reads, or out of a unit that is constant, do not count.
+        structure: Units per layer of the cut network, inputs first, without the outputs; prints as
+            `353-95-92`.
+        structure_dense: The same of the original network.
+        regularity: Regularity of the cut masks, by original parameter name.
+        regularity_total: Their sum.
+        parameters: Entries of all parameters of the cut network.
+        parameters_dense: The same of the original network.
+        flops: Operations of the weighted layers of the cut network for one input (two per
+            multiply-accumulate).
+        flops_dense: The same of the original network.
+        bytes: Size of the saved file.
+        bytes_dense: Size of the original parameters and buffers.
+        latency: Median seconds of one batch through the cut network; None if not measured.
+        latency_dense: The same of the original network.
+        latency_batch: Number of inputs in that batch.
+        max_error: Largest deviation from the masked network, relative to its largest output, on the
+            checked inputs.
+    """
+
+    total: int
+    masked: int
+    kept: int
+    structure: Structure
+    structure_dense: Structure
+    regularity: dict[str, Regularity]
+    regularity_total: Regularity
+    parameters: int
+    parameters_dense: int
+    flops: int
+    flops_dense: int
+    bytes: int
+    bytes_dense: int
+    latency: float | None
+    latency_dense: float | None
+    latency_batch: int
+    max_error: float
+
+    @property
+    def mask_density(self) -> float:
+        """Fraction of weights that the masks keep, before dead units are cut; 1 without masks."""
+        return self.masked / self.total if self.total else 1.0
+
+    @property
+    def weights_left(self) -> float:
+        """Fraction of the weights that are left after dead units are cut; 1 without masks."""
+        return self.kept / self.total if self.total else 1.0
+
+    def to_dict(self) -> dict[str, object]:
+        """All numbers under their names, ready for JSON; the structures as text and as lists."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain | {
+            "mask_density": self.mask_density,
+            "weights_left": self.weights_left,
+            "structure": str(self.structure),
+            "structure_dense": str(self.structure_dense),
+            "units": list(self.structure),
+            "units_dense": list(self.structure_dense),
+            "regularity": {name: part.to_dict() for name, part in self.regularity.items()},
+            "regularity_total": self.regularity_total.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        """A table of the original against the cut network, and one line of regularity per layer."""
+        lines = [f"{'':14}{'original':>22}{'cut':>22}"]
+        lines += [f"{name:14}{dense:>22}{cut:>22}" for name, dense, cut in self._rows()]
+        lines.append(f"masks keep {self.mask_density:.2%} of {self.total:,} weights")
+        lines.append(f"largest relative deviation from the masked net {self.max_error:.1e}")
+        lines.append("")
+        lines.append(
+            f"{'support':20}{'shape':>14}{'kept':>10}{'clusters':>10}{'mean run':>10}"
+            f"{'block fill':>12}"
+        )
+        lines += [_line(name, part) for name, part in self.regularity.items()]
+        lines.append(_line("all", self.regularity_total))
+        return "\n".join(lines)
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        return [
+            ("weights left", "100.00%", f"{self.weights_left:.2%}"),
+            ("structure", str(self.structure_dense), str(self.structure)),
+            ("parameters", f"{self.parameters_dense:,}", f"{self.parameters:,}"),
+            ("FLOPs", f"{self.flops_dense:,}", f"{self.flops:,}"),
+            ("bytes", f"{self.bytes_dense:,}", f"{self.bytes:,}"),
+            (f"latency (B={self.latency_batch})", _time(self.latency_dense), _time(self.latency)),
+        ]
+
+
+def _line(name: str, part: Regularity) -> str:
+    shape = f"{part.rows}x{part.weights // part.rows}" if part.rows and name != "all" else ""
+    return (
+        f"{name:20}{shape:>14}{part.kept:>10,}{part.clusters:>10,}"
+        f"{part.mean_cluster_length:>10.2f}{part.block_fill:>12.1%}"
+    )
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.3f} ms"

@@ -1,4 +1,4 @@
-"""Declarative support priors: what a user writes; `.distribution(shape)` makes the Pyro distribution.
+"""Declarative support priors; `.distribution(shape)` makes the Pyro distribution.
 
 A specification knows no shape, so one fits all weights of a net. It is a frozen value: comparable,
 printable.

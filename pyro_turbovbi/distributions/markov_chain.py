@@ -82,7 +82,7 @@ class MarkovChainSupport(SupportDistribution):
         return self.p01.log() - self.p10.log()
 
     def maximise(self, posterior: SupportPosterior) -> Self:
-        """Baum-Welch M-step: the transition probabilities that fit a posterior best; never lowers the evidence.
+        """Baum-Welch M-step on both transition probabilities; never lowers the evidence.
 
         Args:
             posterior: A posterior under this distribution, with `pairwise`.

@@ -23,7 +23,7 @@ from pyro_turbovbi.kernels.prior import chain_log_prob, sample_grids
 
 
 class MarkovGridSupport(SupportDistribution):
-    """A chain along every row and every column, with one stationary density; solved by loopy message passing.
+    """A chain along every row and every column, solved by loopy message passing.
 
     The prior is `prod_rows chain(row) prod_columns chain(column) / prod_n Bernoulli(s_n; density)`.
     `log_prob` is the logarithm of this product: it lacks the normaliser, which is intractable. The
@@ -101,7 +101,7 @@ class MarkovGridSupport(SupportDistribution):
         return row, column
 
     def maximise(self, posterior: SupportPosterior) -> Self:
-        """M-step on density and both mean runs from expected counts, as if the prior were normalised.
+        """M-step on density and mean runs, as if the prior were normalised.
 
         Unlike a chain's, this step can lower the evidence: the normaliser, which it leaves out,
         depends on the parameters, and a strong coupling in one direction also shows in the counts

@@ -79,7 +79,7 @@ class SupportDistribution(TorchDistribution):
 
     @property
     def prior_log_odds(self) -> Tensor:
-        """Stationary log-odds `logit(density)` of an active element, a scalar in double precision."""
+        """Stationary log-odds of an active element, a scalar in double precision."""
         return torch.logit(self.density)
 
     def posterior(
@@ -121,7 +121,7 @@ class SupportDistribution(TorchDistribution):
 
     @abstractmethod
     def maximise(self, posterior: SupportPosterior) -> Self:
-        """M-step of expectation maximisation: the same family with the parameters that fit a posterior best.
+        """M-step of expectation maximisation: the parameters that fit a posterior best.
 
         Args:
             posterior: A posterior under this distribution, with `pairwise` unless the prior has no
@@ -147,7 +147,7 @@ class SupportDistribution(TorchDistribution):
         new._batch_shape = torch.Size(batch_shape)
         return new
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*shape"]:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*draws"]:
         """Draw supports.
 
         Args:
@@ -161,7 +161,7 @@ class SupportDistribution(TorchDistribution):
             values = self._draw(lead.numel())
         return values.reshape(lead + self.event_shape).to(torch.get_default_dtype())
 
-    def log_prob(self, value: Float[Tensor, "*shape"]) -> Float[Tensor, "..."]:
+    def log_prob(self, value: Float[Tensor, "*shape"]) -> Float[Tensor, "*lead"]:
         """Log-probability of whole supports.
 
         Args:
@@ -218,7 +218,7 @@ def probability(value: Any, name: str) -> Tensor:
 
 
 def matrix_shape(event_shape: torch.Size) -> torch.Size:
-    """The matrix view (out, everything else) of a weight's shape; shapes of one or two dims stay as they are."""
+    """The matrix view (out, everything else) of a shape; one or two dims stay as they are."""
     if len(event_shape) <= 2:
         return event_shape
     return torch.Size((event_shape[0], event_shape[1:].numel()))

@@ -21,12 +21,12 @@ Counts = Sequence[Sequence[float]]
 
 
 def bounded(probability: float) -> float:
-    """Keep an estimated probability at least 1e-6 away from 0 and 1, so that EM can leave the border again."""
+    """Keep an estimated probability 1e-6 away from 0 and 1, so that EM can leave the border."""
     return min(max(probability, _FLOOR), 1.0 - _FLOOR)
 
 
 def maximise_chain_law(law: ChainLaw, counts: Counts, ones: float, zeros: float) -> ChainLaw:
-    """Maximise the expected log-probability of stationary chains over both transition probabilities.
+    """Maximise the expected log-probability of stationary chains.
 
     Args:
         law: The law under which the counts were computed; the result is never worse.
@@ -48,7 +48,7 @@ def maximise_chain_law(law: ChainLaw, counts: Counts, ones: float, zeros: float)
 
 
 def maximise_run(density: float, counts: Counts) -> float:
-    """Mean run length that maximises the expected log-probability of the transitions at a given density.
+    """Mean run that maximises the expected log-probability of transitions at a density.
 
     Args:
         density: Stationary probability of a one, inside (0, 1).

@@ -32,7 +32,7 @@ _SATURATION = 200.0
 
 
 class ChainLaw(NamedTuple):
-    """Transition probabilities of a stationary binary Markov chain, as Python floats strictly inside (0, 1).
+    """Transition probabilities of a stationary binary Markov chain, floats inside (0, 1).
 
     Attributes:
         p01: `P(s_{n+1} = 1 | s_n = 0)`.
@@ -107,8 +107,8 @@ class ChainPosterior(NamedTuple):
 
     log_odds: Float[Tensor, "*shape"]
     extrinsic: Float[Tensor, "*shape"]
-    log_evidence: Float[Tensor, "*shape"] | None
-    transitions: Float[Tensor, "... 2 2"] | None
+    log_evidence: Float[Tensor, "*chains"] | None
+    transitions: Float[Tensor, "*chains 2 2"] | None
 
 
 def chain_posterior(
@@ -136,19 +136,16 @@ def chain_posterior(
         NumericalError: If an element of `llr` is not finite.
         ShapeError: If `llr` has no elements or no such dim.
     """
-    leading = _chain_first(llr, dim)
-    messages = chain_messages(leading.flatten(1), law, pairwise=pairwise, log_evidence=log_evidence)
-    extrinsic = (messages.log_odds + law.log_odds).view(leading.shape).movedim(0, dim).to(llr.dtype)
-    chains, dtype = leading.shape[1:], llr.dtype
+    leading = _chain_first(llr.detach(), dim)
+    solved = chain_messages(leading.flatten(1), law, pairwise=pairwise, log_evidence=log_evidence)
+    extrinsic = (solved.log_odds + law.log_odds).view(leading.shape).to(llr.dtype)
+    extrinsic = extrinsic.movedim(0, dim).contiguous()
+    chains, evidence, counts = leading.shape[1:], solved.log_evidence, solved.transitions
     return ChainPosterior(
         log_odds=extrinsic + llr.detach(),
         extrinsic=extrinsic,
-        log_evidence=None
-        if messages.log_evidence is None
-        else messages.log_evidence.view(chains).to(dtype),
-        transitions=None
-        if messages.transitions is None
-        else messages.transitions.view(*chains, 2, 2).to(dtype),
+        log_evidence=None if evidence is None else evidence.view(chains).to(llr.dtype),
+        transitions=None if counts is None else counts.view(*chains, 2, 2).to(llr.dtype),
     )
 
 
@@ -186,8 +183,8 @@ def chain_log_evidence(
     p10: Float[Tensor, ""] | float,
     *,
     dim: int = -1,
-) -> Float[Tensor, "*shape"]:
-    """Differentiable `ln sum_s p(s) exp(sum_n llr_n s_n)` of independent stationary chains along one dim.
+) -> Float[Tensor, "*chains"]:
+    """Differentiable log-evidence `ln sum_s p(s) exp(sum_n llr_n s_n)` of stationary chains.
 
     Its gradient in `llr` is the posterior probability of each element; it can be differentiated
     repeatedly, and in the transition probabilities too.
@@ -230,8 +227,10 @@ def check_finite(llr: Float[Tensor, "*shape"], *, site: str | None = None) -> No
     Raises:
         NumericalError: If an element is NaN or infinite.
     """
+    if bool(torch.isfinite(llr.sum())):  # a fraction of the cost of looking at each element
+        return
     finite = torch.isfinite(llr)
-    if not bool(finite.all()):
+    if not bool(finite.all()):  # a finite sum can overflow
         where = "" if site is None else f" of site {site!r}"
         raise NumericalError(
             f"the log-likelihood ratios{where} are not all finite",
@@ -241,7 +240,7 @@ def check_finite(llr: Float[Tensor, "*shape"], *, site: str | None = None) -> No
 
 
 def _chain_first(llr: Tensor, dim: int) -> Tensor:
-    """`llr` in double precision, finite, with the chain's dim leading and the memory in that order."""
+    """`llr` in double precision, checked, the chain's dim leading also in memory."""
     if llr.numel() == 0 or not -llr.dim() <= dim < llr.dim():
         raise ShapeError(
             "no chain can run there",
@@ -253,20 +252,20 @@ def _chain_first(llr: Tensor, dim: int) -> Tensor:
 
 
 def _two_sided_odds(evidence: Tensor, law: ChainLaw) -> tuple[Tensor, Tensor]:
-    """Odds messages `[length, chains]` from the past and from the future, both directions in one loop."""
+    """Odds messages `[length, chains]` from past and future, both in one loop."""
     length, chains = evidence.shape
     # dims: step, (numerator, denominator), (past, future), chain
     weights = evidence.new_empty(length - 1, 2, 2, chains)
-    for row, (steps, factor) in enumerate(((evidence, law.p11), (evidence, law.p01))):
-        torch.mul(steps[:-1], factor, out=weights[:, row, 0])
-        torch.mul(steps[1:].flip(0), factor, out=weights[:, row, 1])
+    for part, factor in enumerate((law.p11, law.p01)):
+        torch.mul(evidence[:-1], factor, out=weights[:, part, 0])
+        torch.mul(evidence[1:].flip(0), factor, out=weights[:, part, 1])
     offset = evidence.new_tensor([law.p10, law.p00]).view(2, 1, 1).repeat(1, 2, chains)
     odds = evidence.new_ones(length, 2, chains)
     steps = odds.unbind()
-    ratio = torch.empty_like(offset)
-    numerator, denominator = ratio.unbind()
+    fraction = torch.empty_like(offset)
+    numerator, denominator = fraction.unbind()
     for weight, before, after in zip(weights.unbind(), steps[:-1], steps[1:], strict=True):
-        torch.addcmul(offset, weight, before, out=ratio)
+        torch.addcmul(offset, weight, before, out=fraction)
         torch.div(numerator, denominator, out=after)
     return odds[:, 0], odds[:, 1].flip(0)
 
@@ -280,7 +279,7 @@ def _log_evidence(llr: Tensor, evidence: Tensor, past: Tensor, law: ChainLaw) ->
 
 
 def _transition_counts(evidence: Tensor, past: Tensor, future: Tensor, law: ChainLaw) -> Tensor:
-    """Expected number of transitions from i to j, `[chains, 2, 2]`, from the joint of every adjacent pair."""
+    """Expected transition counts `[chains, 2, 2]` from the joint of every adjacent pair."""
     first = (past * evidence)[:-1] * (law.p01 / law.p10)
     second = (future * evidence)[1:]
     w01, w10 = second * law.p01, first * law.p10

@@ -134,7 +134,7 @@ def grid_posterior(
         columns, update = _pass(local + across, column, -2, options)
         down = torch.lerp(update, previous, damping)
         residual = float((down - previous).abs_().max())
-    # rows and columns were solved under exactly these two messages, so the Bethe terms belong together
+    # rows and columns were solved under exactly these messages: the Bethe terms belong together
     belief = local + across + previous
     extrinsic = (across + down).add_(row.log_odds).view(llr.shape).to(llr.dtype)
     return GridPosterior(
@@ -157,7 +157,7 @@ def _initial_messages(local: Tensor, start: GridMessages | None) -> tuple[Tensor
 def _pass(
     llr: Tensor, law: ChainLaw, dim: int, options: dict[str, bool]
 ) -> tuple[ChainMessages, Tensor]:
-    """Solve all chains along `dim` of `[batch, rows, columns]`; also their messages in that layout."""
+    """Solve the chains along `dim` of `[batch, rows, columns]`; messages in that layout."""
     leading = llr.movedim(dim, 0).contiguous()
     solved = chain_messages(leading.flatten(1), law, **options)
     return solved, solved.log_odds.view(leading.shape).movedim(0, dim).contiguous()
@@ -178,7 +178,7 @@ def _bethe(
 
 
 def _transitions(rows: ChainMessages, columns: ChainMessages, llr: Tensor) -> GridTransitions:
-    """Counts of all rows and of all columns of every grid, in the batch shape and dtype of `llr`."""
+    """Counts of the rows and columns of every grid, in the batch shape and dtype of `llr`."""
     batch = llr.shape[:-2]
     row, column = (
         solved.transitions.view(batch.numel(), -1, 2, 2).sum(1).view(*batch, 2, 2).to(llr.dtype)

@@ -17,8 +17,8 @@ def chain_log_prob(
     p10: Float[Tensor, ""],
     *,
     dim: int = -1,
-) -> Float[Tensor, "*shape"]:
-    """Log-probability of stationary binary chains along one dim, differentiable in the transition probabilities.
+) -> Float[Tensor, "*chains"]:
+    """Log-probability of stationary chains, differentiable in the transition probabilities.
 
     Args:
         values: Zeros and ones.
@@ -77,7 +77,7 @@ def sample_grids(
     sweeps: int,
     device: torch.device | None = None,
 ) -> Float[Tensor, "grids rows columns"]:
-    """Samples of the grid prior by checkerboard Gibbs sampling, started from independent row chains.
+    """Samples of the grid prior by checkerboard Gibbs from independent row chains.
 
     Args:
         grids: Number of independent grids.

@@ -1,0 +1,48 @@
+"""Structured Bayesian compression of neural networks in Pyro.
+
+Lift a `torch.nn.Module` under a three-layer prior (support -> precision -> weight), fit it with Turbo-VBI or with
+stock Pyro SVI, compare them, and take home a smaller network::
+
+    import pyro_turbovbi as ptv
+    from pyro_turbovbi import engines, likelihoods, priors, supports
+
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.ThreeLayer(support=supports.Grid()))
+    turbo = ptv.fit(bnn, train, engine=engines.Turbo(), epochs=30)
+    small = turbo.compress(train)
+"""
+
+from pyro_turbovbi import distributions, engines, errors, kernels, likelihoods, priors, supports
+from pyro_turbovbi.compression import Compressed, Regularity, load, regularity
+from pyro_turbovbi.diagnostics import Comparison, compare
+from pyro_turbovbi.engines import TurboVBI
+from pyro_turbovbi.errors import TurboVBIError
+from pyro_turbovbi.fit import EpochRecord, Fit, History, fit
+from pyro_turbovbi.lift import BayesianNet, lift
+from pyro_turbovbi.posterior import Prediction
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BayesianNet",
+    "Comparison",
+    "Compressed",
+    "EpochRecord",
+    "Fit",
+    "History",
+    "Prediction",
+    "Regularity",
+    "TurboVBI",
+    "TurboVBIError",
+    "compare",
+    "distributions",
+    "engines",
+    "errors",
+    "fit",
+    "kernels",
+    "lift",
+    "likelihoods",
+    "load",
+    "priors",
+    "regularity",
+    "supports",
+]

@@ -1,0 +1,166 @@
+"""Training and test data: a `DataLoader`, a `Dataset` or a pair of tensors, seen through one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeError
+
+#: What a net takes: one tensor, or named tensors for a forward with several arguments.
+Inputs: TypeAlias = Tensor | dict[str, Tensor]
+#: A `DataLoader`, a `Dataset`, or a pair of tensors.
+Data: TypeAlias = Any
+
+_ACCEPTED = "a DataLoader, a Dataset, or a pair (x, y) of tensors; batches (x, y) or a dict with the key 'y'"
+
+
+class Batch(tuple[Inputs, Tensor]):
+    """Inputs and targets of one step."""
+
+    __slots__ = ()
+
+    @property
+    def x(self) -> Inputs:
+        """Inputs."""
+        return self[0]
+
+    @property
+    def y(self) -> Tensor:
+        """Targets, batch first."""
+        return self[1]
+
+
+class Batches(Protocol):
+    """An iterable over batches that knows how many data points it stands for."""
+
+    num_data: int
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __len__(self) -> int: ...
+
+
+def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
+    """See `data` through the interface of `Batches`.
+
+    Args:
+        data: A `DataLoader` (used as it is: its own batch size and order), a `Dataset`, or a pair of tensors.
+        batch_size: Data points a batch, for the latter two.
+        shuffle: A new order in every pass, drawn from torch's generator, for the latter two.
+
+    Raises:
+        InvalidDataError: if the data is empty or of another kind.
+        ShapeError: if x and y have different lengths.
+    """
+    if batch_size < 1:
+        raise InvalidArgumentError("batch_size is out of range", given=batch_size, accepted="1, 2, ...")
+    if isinstance(data, DataLoader):
+        return _LoaderBatches(data)
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        data = data.tensors
+    if isinstance(data, Dataset):
+        if len(data) == 0:  # type: ignore[arg-type]
+            raise InvalidDataError("the data set is empty", accepted="at least one data point")
+        return _LoaderBatches(DataLoader(data, batch_size=batch_size, shuffle=shuffle))
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
+        return _TensorBatches(data[0], data[1], batch_size, shuffle)
+    raise InvalidDataError("data is of an unknown kind", given=type(data).__name__, accepted=_ACCEPTED)
+
+
+def as_tensors(data: Data) -> tuple[Inputs, Tensor]:
+    """All inputs and targets of `data`, each as one tensor (named inputs: a dict of tensors), in order."""
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
+        return data[0], data[1]
+    parts = list(as_batches(data, batch_size=1024, shuffle=False))
+    first = parts[0].x
+    y = torch.cat([part.y for part in parts])
+    if isinstance(first, Tensor):
+        return torch.cat([part.x for part in parts]), y  # type: ignore[misc]
+    return {key: torch.cat([part.x[key] for part in parts]) for key in first}, y  # type: ignore[call-overload]
+
+
+def num_rows(x: Inputs) -> int:
+    """Number of data points of one batch of inputs."""
+    return len(x if isinstance(x, Tensor) else next(iter(x.values())))
+
+
+def to_device(x: Inputs, device: torch.device) -> Inputs:
+    """Inputs on another device."""
+    if isinstance(x, Tensor):
+        return x.to(device, non_blocking=True)
+    return {key: value.to(device, non_blocking=True) for key, value in x.items()}
+
+
+def _as_batch(batch: Any) -> Batch:
+    if isinstance(batch, Mapping):
+        if "y" not in batch or len(batch) < 2:
+            raise InvalidDataError("a dict batch lacks targets or inputs", given=list(batch), accepted=_ACCEPTED)
+        inputs = {key: torch.as_tensor(value) for key, value in batch.items() if key != "y"}
+        x = inputs["x"] if set(inputs) == {"x"} else inputs
+        return Batch((x, torch.as_tensor(batch["y"])))
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return Batch((torch.as_tensor(batch[0]), torch.as_tensor(batch[1])))
+    raise InvalidDataError("a batch is of an unknown kind", given=type(batch).__name__, accepted=_ACCEPTED)
+
+
+@dataclass
+class _TensorBatches:
+    """Batches cut from tensors by index: no worker, no collate, no copy of the whole data."""
+
+    inputs: Tensor
+    targets: Tensor
+    batch_size: int
+    shuffle: bool
+
+    def __post_init__(self) -> None:
+        self.num_data = len(self.inputs) if self.inputs.dim() else 0
+        if self.num_data == 0:
+            raise InvalidDataError("the data set is empty", accepted="at least one data point")
+        if self.targets.dim() == 0 or len(self.targets) != self.num_data:
+            raise ShapeError(
+                "inputs and targets have different lengths",
+                given=f"{tuple(self.inputs.shape)} and {tuple(self.targets.shape)}",
+                accepted="the same first dimension",
+            )
+
+    def __len__(self) -> int:
+        return -(-self.num_data // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.randperm(self.num_data) if self.shuffle else None
+        for start in range(0, self.num_data, self.batch_size):
+            stop = start + self.batch_size
+            rows: Any = slice(start, stop) if order is None else order[start:stop].to(self.inputs.device)
+            yield Batch((self.inputs[rows], self.targets[rows]))
+
+
+class _LoaderBatches:
+    """Batches of a `DataLoader`, which keeps its own batch size, order and workers."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        try:
+            self.num_data, self._length = len(loader.dataset), len(loader)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InvalidDataError(
+                "the data set does not know its length, which scales the likelihood",
+                given=type(loader.dataset).__name__,
+                accepted="a map-style Dataset with __len__",
+            ) from error
+        if self._length == 0:
+            raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            yield _as_batch(batch)
+
+
+__all__ = ["Batch", "Batches", "Data", "Inputs", "as_batches", "as_tensors", "num_rows", "to_device"]

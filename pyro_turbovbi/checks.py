@@ -1,0 +1,68 @@
+"""Checks of a model against its data, before any training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_turbovbi.batches import Batch, Batches, Inputs, to_device
+from pyro_turbovbi.errors import InvalidDataError, ShapeError, TurboVBIError
+from pyro_turbovbi.lift import BayesianNet
+
+
+@torch.no_grad()
+def check_data(bnn: BayesianNet, batches: Batches, device: torch.device) -> Batch:
+    """Read all data once and hold it against the model.
+
+    Args:
+        bnn: The lifted net; it is run once, in eval mode.
+        batches: The training data.
+        device: Where the net lives.
+
+    Returns:
+        The first batch, on the device.
+
+    Raises:
+        InvalidDataError: if the data is empty, not finite, or outside the likelihood's domain.
+        ShapeError: if the net cannot take the inputs, or the targets do not fit its output.
+    """
+    first, output = None, None
+    for batch in batches:
+        _check_finite(batch.x)
+        if first is None or output is None:
+            first = Batch((to_device(batch.x, device), batch.y.to(device)))
+            output = _run(bnn, first)
+        bnn.likelihood.check(batch.y.to(device), output)
+    if first is None:
+        raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
+    return first
+
+
+def _check_finite(x: Inputs) -> None:
+    for name, value in {"x": x}.items() if isinstance(x, Tensor) else x.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InvalidDataError(f"input {name!r} contains NaN or infinite values", accepted="finite inputs")
+
+
+def _run(bnn: BayesianNet, batch: Batch) -> Tensor:
+    training = bnn.training
+    bnn.eval()
+    try:
+        output = bnn.output({}, batch.x)
+    except TurboVBIError:
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        x = batch.x
+        given = (
+            f"{tuple(x.shape)} {x.dtype}"
+            if isinstance(x, Tensor)
+            else ", ".join(f"{key} {tuple(value.shape)}" for key, value in x.items())
+        )
+        raise ShapeError(
+            f"the network cannot take a batch of inputs ({error})",
+            given=f"inputs {given}",
+            accepted="inputs of the shape and dtype that the network was written for",
+        ) from error
+    finally:
+        bnn.train(training)
+    return output

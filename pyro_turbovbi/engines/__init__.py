@@ -1,0 +1,8 @@
+"""Engines of `ptv.fit`: Turbo-VBI and stock Pyro algorithms behind one protocol."""
+
+from pyro_turbovbi.engines.map import MAP
+from pyro_turbovbi.engines.protocol import Engine, Plan
+from pyro_turbovbi.engines.svi import AUTOGUIDES, SVI
+from pyro_turbovbi.engines.turbo import SpikeAnnealing, Turbo, TurboSettings, TurboVBI
+
+__all__ = ["AUTOGUIDES", "MAP", "SVI", "Engine", "Plan", "SpikeAnnealing", "Turbo", "TurboSettings", "TurboVBI"]

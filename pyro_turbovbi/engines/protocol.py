@@ -1,0 +1,64 @@
+"""What an engine of `ptv.fit` is: init, step, posterior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.lift import BayesianNet
+from pyro_turbovbi.posterior import Posterior
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an engine may know before training.
+
+    Attributes:
+        num_data: Size N of the data set; batch log-likelihoods are scaled by N / batch.
+        num_steps: Steps that will be taken; schedules span them.
+        example: One batch, on the model's device.
+    """
+
+    num_data: int
+    num_steps: int
+    example: Batch
+
+
+class Engine(Protocol[State]):
+    """An inference algorithm. Engines hold settings only; all that changes lives in the state.
+
+    Attributes:
+        name: Short name for tables.
+        full_batch: True where every step needs the whole data set as its batch.
+        elbo_kind: What `evaluate` returns the negative of: "exact", "Bethe", "bound" or "log joint".
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def full_batch(self) -> bool: ...  # noqa: D102
+
+    def init(self, bnn: BayesianNet, plan: Plan) -> State:
+        """Build the state; all parameters exist afterwards.
+
+        Raises:
+            UnsupportedError: if the engine cannot handle the model; the message names alternatives.
+        """
+
+    def step(self, state: State, batch: Batch) -> float:
+        """Take one step on a batch; return the (unbiased estimate of the) loss, -ELBO, in nats."""
+
+    def evaluate(self, state: State, batch: Batch) -> float:
+        """Estimate the loss on a batch without changing anything."""
+
+    def posterior(self, state: State) -> Posterior:
+        """The posterior reached so far."""
+
+    def elbo_kind(self, state: State) -> str:
+        """What the loss is the negative of: "exact", "Bethe", "bound" or "log joint"."""
+
+
+AnyEngine = Engine[Any]

@@ -1,0 +1,181 @@
+"""Stock Pyro SVI behind the interface of `ptv.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import SVI as PyroSVI
+from pyro.infer import Trace_ELBO
+
+from pyro.infer import autoguide as autoguides
+from torch import Tensor
+
+from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.engines.protocol import Plan
+from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
+from pyro_turbovbi.lift import BayesianNet
+from pyro_turbovbi.posterior import DiagonalPosterior, Posterior, SampledPosterior, Weights
+
+#: Autoguides by the name that `SVI(guide=...)` takes.
+AUTOGUIDES: dict[str, type[autoguides.AutoGuide]] = {
+    "auto_delta": autoguides.AutoDelta,
+    "auto_normal": autoguides.AutoNormal,
+    "auto_diagonal_normal": autoguides.AutoDiagonalNormal,
+    "auto_low_rank_multivariate_normal": autoguides.AutoLowRankMultivariateNormal,
+    "auto_multivariate_normal": autoguides.AutoMultivariateNormal,
+    "auto_structured": autoguides.AutoStructured,
+}
+_POINT_GUIDES = ("auto_delta",)
+
+
+@dataclass
+class SVIState:
+    """State of one SVI run: Pyro's own `SVI` object, its guide and the last batch of inputs."""
+
+    svi: PyroSVI
+    guide: Callable[..., Any]
+    bnn: BayesianNet
+    example: Batch
+
+
+@dataclass(frozen=True)
+class SVI:
+    """Stock `pyro.infer.SVI`, with any autoguide by name or a guide of your own.
+
+    Args:
+        guide: One of the names in `AUTOGUIDES`, or a callable ``guide(model)`` that returns a Pyro guide.
+        lr: Step of Pyro's Adam; ignored where `optim` is given.
+        optim: A ready Pyro optimiser.
+        loss: A Pyro ELBO; default `Trace_ELBO()`.
+        init_scale: Start of the posterior scales, for autoguides that have one.
+
+    Raises:
+        InvalidArgumentError: if the guide's name is unknown.
+    """
+
+    guide: str | Callable[[BayesianNet], Any] = "auto_normal"
+    lr: float = 1e-3
+    optim: pyro.optim.PyroOptim | None = None
+    loss: Any = field(default_factory=Trace_ELBO)
+    init_scale: float = 0.02
+
+    def __post_init__(self) -> None:
+        if isinstance(self.guide, str) and self.guide not in AUTOGUIDES:
+            raise InvalidArgumentError("unknown guide", given=self.guide, accepted=AUTOGUIDES)
+        if not isinstance(self.guide, str) and not callable(self.guide):
+            raise InvalidArgumentError(
+                "guide is of the wrong kind", given=self.guide, accepted="a name or a callable guide(model)"
+            )
+
+    @property
+    def name(self) -> str:
+        """Short name for tables."""
+        return f"svi ({self.guide if isinstance(self.guide, str) else 'custom guide'})"
+
+    @property
+    def full_batch(self) -> bool:
+        """False."""
+        return False
+
+    def init(self, bnn: BayesianNet, plan: Plan) -> SVIState:
+        """See `Engine.init`."""
+        guide = self._make_guide(bnn)
+        optim = self.optim or pyro.optim.Adam({"lr": self.lr})
+        with pyro.settings.context(module_local_params=True):
+            svi = PyroSVI(bnn, guide, optim, self.loss)
+            with torch.no_grad():
+                guide(*plan.example)  # creates the parameters that Pyro would create lazily
+        return SVIState(svi, guide, bnn, plan.example)
+
+    def step(self, state: SVIState, batch: Batch) -> float:
+        """See `Engine.step`."""
+        with pyro.settings.context(module_local_params=True):
+            loss = float(state.svi.step(*batch))
+        if not isfinite(loss):
+            raise NumericalError("the loss is not finite", given=loss, accepted="a smaller lr, or scaled inputs")
+        return loss
+
+    def evaluate(self, state: SVIState, batch: Batch) -> float:
+        """See `Engine.evaluate`."""
+        with pyro.settings.context(module_local_params=True):
+            return float(state.svi.evaluate_loss(*batch))
+
+    def finish(self, state: SVIState) -> None:
+        """Nothing to do."""
+
+    def posterior(self, state: SVIState) -> Posterior:
+        """See `Engine.posterior`."""
+        names = list(state.bnn.sites)
+        if isinstance(state.guide, autoguides.AutoNormal):
+            return _diagonal(state.guide, names)
+        return SampledPosterior(lambda: _draw(state, names), lambda: _center(state, names))
+
+    def elbo_kind(self, state: SVIState) -> str:
+        """See `Engine.elbo_kind`: "log joint" for point guides, otherwise "bound"."""
+        return "log joint" if self.guide in _POINT_GUIDES else "bound"
+
+    def _make_guide(self, bnn: BayesianNet) -> Callable[..., Any]:
+        if not isinstance(self.guide, str):
+            return self.guide(bnn)  # type: ignore[no-any-return]
+        discrete = [name for name, site in bnn.sites.items() if site.prior.discrete]
+        if discrete:
+            raise UnsupportedError(
+                f"autoguide {self.guide!r} cannot handle the discrete supports of a three-layer prior",
+                given=f"weights {', '.join(discrete)}",
+                accepted="engines.Turbo(), engines.SVI(guide=TurboGuide-like callable), or another prior by "
+                "bnn.with_prior(priors.Normal())",
+            )
+        start = autoguides.init_to_value(
+            values={name: site.init for name, site in bnn.sites.items()}
+        )
+        options: dict[str, Any] = {"init_loc_fn": start}
+        if self.guide not in (*_POINT_GUIDES, "auto_structured"):
+            options["init_scale"] = self.init_scale
+        with pyro.settings.context(module_local_params=True):
+            return AUTOGUIDES[self.guide](bnn, **options)
+
+
+def _diagonal(guide: autoguides.AutoNormal, names: list[str]) -> DiagonalPosterior:
+    loc, scale = {}, {}
+    for name in names:
+        loc[name], scale[name] = (t.detach().clone() for t in guide._get_loc_and_scale(name))
+    return DiagonalPosterior(loc, scale)
+
+
+@torch.no_grad()
+def _draw(state: SVIState, names: list[str]) -> Weights:
+    with pyro.settings.context(module_local_params=True):
+        trace = poutine.trace(state.guide).get_trace(*state.example)
+    missing = [name for name in names if name not in trace.nodes]
+    if missing:
+        raise UnsupportedError(
+            "the guide does not sample every weight site",
+            given=f"missing {', '.join(missing)}",
+            accepted="a guide with one sample site per latent site of the model",
+        )
+    return {name: trace.nodes[name]["value"].detach() for name in names}
+
+
+@torch.no_grad()
+def _center(state: SVIState, names: list[str], draws: int = 64) -> Weights:
+    """Medians where the guide has them, otherwise means over draws."""
+    if isinstance(state.guide, autoguides.AutoGuide):
+        try:
+            median: dict[str, Tensor] = state.guide.median(*state.example)
+            return {name: median[name].detach() for name in names}
+        except (NotImplementedError, AttributeError):
+            pass
+    total = _draw(state, names)
+    for _ in range(draws - 1):
+        for name, value in _draw(state, names).items():
+            total[name] = total[name] + value
+    return {name: value / draws for name, value in total.items()}
+
+
+__all__ = ["AUTOGUIDES", "SVI", "SVIState"]

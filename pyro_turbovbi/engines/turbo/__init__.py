@@ -1,0 +1,7 @@
+"""Turbo-VBI: Module A (variational Bayes), Module B (message passing), and the engine that alternates them."""
+
+from pyro_turbovbi.engines.turbo.engine import Turbo
+from pyro_turbovbi.engines.turbo.settings import SpikeAnnealing, TurboSettings
+from pyro_turbovbi.engines.turbo.vbi import TurboVBI
+
+__all__ = ["SpikeAnnealing", "Turbo", "TurboSettings", "TurboVBI"]

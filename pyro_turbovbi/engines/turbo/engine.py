@@ -1,0 +1,94 @@
+"""`engines.Turbo`: Turbo-VBI as an engine of `ptv.fit`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.distributions import MarkovGridSupport
+from pyro_turbovbi.engines.protocol import Plan
+from pyro_turbovbi.engines.turbo.linear_gaussian import LinearGaussianState
+from pyro_turbovbi.engines.turbo.settings import TurboSettings
+from pyro_turbovbi.engines.turbo.site import SpikeSlab
+from pyro_turbovbi.engines.turbo.vbi import TurboVBI
+from pyro_turbovbi.errors import UnsupportedError
+from pyro_turbovbi.lift import BayesianNet
+from pyro_turbovbi.posterior import DiagonalPosterior, Posterior
+
+TurboState = TurboVBI | LinearGaussianState
+
+
+@dataclass(frozen=True)
+class Turbo(TurboSettings):
+    """Turbo-VBI: variational Bayes and sum-product message passing exchanging extrinsic information.
+
+    Handles weights under `priors.ThreeLayer` and `priors.Normal`. Settings: see `TurboSettings`.
+
+    Source: C. Xia, D. H. K. Tsang, V. K. N. Lau, IEEE Trans. Signal Process. 71:670-685, 2023; the structured
+    factorisation, the annealing and the exact linear-Gaussian form are this package's own (docs: "Theory").
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name for tables."""
+        return "turbo" if self.factorisation == "structured" else "turbo (mean field)"
+
+    @property
+    def full_batch(self) -> bool:
+        """True for exact weights."""
+        return self.weights == "exact"
+
+    def init(self, bnn: BayesianNet, plan: Plan) -> TurboState:
+        """See `Engine.init`."""
+        if self.weights == "exact":
+            return LinearGaussianState(bnn, self, plan.num_steps)
+        state = TurboVBI(bnn, settings=self, num_steps=plan.num_steps)
+        state.setup(*plan.example)
+        return state
+
+    def step(self, state: TurboState, batch: Batch) -> float:
+        """See `Engine.step`."""
+        if isinstance(state, LinearGaussianState):
+            return state.step(_tensor(batch), batch.y)
+        return state.step(*batch)
+
+    def evaluate(self, state: TurboState, batch: Batch) -> float:
+        """See `Engine.evaluate`."""
+        if isinstance(state, LinearGaussianState):
+            return state.loss(_tensor(batch), batch.y)
+        return state.evaluate_loss(*batch)
+
+    def finish(self, state: TurboState) -> None:
+        """Bring the supports up to date with the last q(w)."""
+        if isinstance(state, TurboVBI):
+            state.exchange()
+
+    def posterior(self, state: TurboState) -> Posterior:
+        """See `Engine.posterior`."""
+        if isinstance(state, LinearGaussianState):
+            return state.result()
+        factors = list(state.guide)
+        probs = {n: s.probs for n, s in state.sites.items() if isinstance(s, SpikeSlab)}
+        return DiagonalPosterior(
+            loc={f.name: f.loc.detach().clone() for f in factors},
+            scales={f.name: f.scale.detach() for f in factors},
+            support={name: p.clone() for name, p in probs.items()} or None,
+        )
+
+    def elbo_kind(self, state: TurboState) -> str:
+        """See `Engine.elbo_kind`: "Bethe" where a support prior is a grid, otherwise "bound"."""
+        sites = [state.site] if isinstance(state, LinearGaussianState) else list(state.sites.values())
+        grids = [
+            site
+            for site in sites
+            if isinstance(site, SpikeSlab) and isinstance(site.module_b.distribution, MarkovGridSupport)
+        ]
+        return "Bethe" if grids else "bound"
+
+
+def _tensor(batch: Batch) -> torch.Tensor:
+    if not isinstance(batch.x, torch.Tensor):
+        raise UnsupportedError("exact weights need one input tensor", given=list(batch.x), accepted="x: Tensor")
+    return batch.x

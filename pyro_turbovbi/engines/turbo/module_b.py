@@ -1,0 +1,51 @@
+"""Module B: sum-product message passing under the support prior, exchanging extrinsic information.
+
+    A -> B   L_n          log-likelihood ratio of element n
+    B -> A   logit(pi_n) = logit p(s_n = 1 | L) - L_n, damped
+
+Sending the posterior where the extrinsic belongs would count Module A's own evidence twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from pyro_turbovbi.distributions import SupportDistribution, SupportPosterior
+
+
+class ModuleB:
+    """Message passing for one weight's support; keeps messages and parameters between passes.
+
+    Args:
+        distribution: The support prior over the weight's shape.
+        damping: Share of the old extrinsic log-odds that is kept.
+        learn: Update the prior's own parameters (density, transitions) after each pass: the M-step of EM.
+
+    Attributes:
+        distribution: The support prior, with parameters as learned so far.
+    """
+
+    def __init__(self, distribution: SupportDistribution, *, damping: float, learn: bool) -> None:
+        self.distribution = distribution
+        self._damping = damping
+        self._learn = learn
+        self._messages: Any = None
+
+    def exchange(self, llr: Tensor, prior_log_odds: Tensor) -> SupportPosterior:
+        """One exchange: take L, update logit(pi) in place.
+
+        Args:
+            llr: L_n, the weight's shape.
+            prior_log_odds: The present logit(pi); overwritten by the damped new one.
+
+        Returns:
+            The support posterior, with its log-evidence.
+        """
+        posterior = self.distribution.posterior(llr, start=self._messages, pairwise=self._learn)
+        self._messages = posterior.messages
+        prior_log_odds.lerp_(posterior.extrinsic, 1.0 - self._damping)
+        if self._learn:
+            self.distribution = self.distribution.maximise(posterior)
+        return posterior

@@ -1,0 +1,142 @@
+"""Turbo-VBI's state at one weight site: what ties Module A and Module B to a variational factor.
+
+Every site answers two questions: under which precision is q(w) trained (`precision`), and what is the prior's part of
+the ELBO (`prior_bound`), E_q[ln p(w, rho, s)] + H(q(rho, s)).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+from pyro_turbovbi.engines.turbo.module_a import ModuleA, mean_field, structured
+from pyro_turbovbi.engines.turbo.module_b import ModuleB
+from pyro_turbovbi.engines.turbo.settings import TurboSettings
+from pyro_turbovbi.errors import NumericalError
+from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
+from pyro_turbovbi.kernels.evidence import mixed_log_evidence
+from pyro_turbovbi.priors.base import WeightSite
+from pyro_turbovbi.priors.normal import Normal
+from pyro_turbovbi.priors.three_layer import Components, ThreeLayer
+
+
+class SiteState(ABC):
+    """State of one weight site.
+
+    Attributes:
+        name: The site's name.
+        precision: E[rho], the weight's shape or a scalar.
+    """
+
+    name: str
+    precision: Tensor
+
+    @abstractmethod
+    def prior_bound(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """Prior's part of the ELBO at q(w) = Normal(loc, scale^2); scalar, in nats."""
+
+    def refresh(self, second_moment: Tensor) -> None:
+        """Closed-form update of the precision (and of q(s) with Module B's message held)."""
+
+    def exchange(self, second_moment: Tensor) -> None:
+        """Full exchange with Module B."""
+
+    def anneal(self, progress: float) -> None:
+        """Move the spike to where the schedule has it at a fraction of the training."""
+
+
+class FixedPrecision(SiteState):
+    """A site under a Gaussian prior: nothing but q(w) is to be inferred."""
+
+    def __init__(self, site: WeightSite, factor: NormalFactor) -> None:
+        assert isinstance(site.prior, Normal)
+        self.name = site.name
+        self.precision = factor.loc.new_tensor(site.prior.scale**-2)
+        self._numel = site.shape.numel()
+
+    def prior_bound(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """E_q[ln Normal(w; 0, 1 / rho)] summed over elements."""
+        constant = 0.5 * self._numel * (self.precision.log() - log(2 * pi))
+        return constant - 0.5 * self.precision * _sum_of_squares(loc, scale)
+
+
+class SpikeSlab(SiteState):
+    """A site under the three-layer prior.
+
+    The ELBO part is exact right after an exchange (Bethe for a grid). Between exchanges it is continued with Module
+    B's message held, and between refreshes along its tangent, whose slope -E[rho] / 2 is what q(w) is trained with.
+
+    Attributes:
+        components: The two Gamma components at present.
+        prior_log_odds: logit(pi), Module B's extrinsic message.
+        probs: q(s = 1).
+    """
+
+    def __init__(self, site: WeightSite, factor: ThreeLayerFactor, settings: TurboSettings) -> None:
+        assert isinstance(site.prior, ThreeLayer)
+        self.name = site.name
+        self._factor = factor
+        self._final = site.prior.components(site.shape)
+        self._settings = settings
+        distribution = site.prior.support.distribution(site.shape)
+        self.module_b = ModuleB(distribution, damping=settings.damping, learn=settings.learn_hyper)
+        self.components: Components = settings.annealing.components(self._final, 0.0)
+        self.prior_log_odds = torch.full_like(factor.loc, float(distribution.prior_log_odds)).detach()
+        self.probs = torch.full_like(factor.loc, float(settings.start == "active")).detach()
+        self._offset = factor.loc.new_zeros(())
+        self._tangent = factor.loc.new_zeros(())
+        self.exchange(factor.second_moment().detach())
+
+    def anneal(self, progress: float) -> None:
+        """See `SiteState.anneal`."""
+        self.components = self._settings.annealing.components(self._final, progress)
+        self._factor.components = self.components
+
+    def refresh(self, second_moment: Tensor) -> None:
+        """See `SiteState.refresh`."""
+        self._accept(self._update(second_moment), second_moment)
+
+    def exchange(self, second_moment: Tensor) -> None:
+        """See `SiteState.exchange`."""
+        update = self._update(second_moment)
+        if not bool(torch.isfinite(update.llr).all()):
+            raise NumericalError(
+                f"the log-likelihood ratios of weight {self.name!r} are not finite",
+                accepted="finite posterior means and scales; try a smaller lr",
+            )
+        posterior = self.module_b.exchange(update.llr, self.prior_log_odds)
+        held = mixed_log_evidence(self.prior_log_odds, update.llr).sum()
+        assert posterior.log_evidence is not None
+        self._offset = posterior.log_evidence.to(held) - held
+        with torch.no_grad():
+            self._factor.support_log_odds.copy_(posterior.log_odds)
+        self._accept(self._update(second_moment), second_moment)
+
+    def _update(self, second_moment: Tensor) -> ModuleA:
+        if self._settings.factorisation == "structured":
+            return structured(second_moment, self.prior_log_odds, self.components)
+        return mean_field(second_moment, self.prior_log_odds, self.probs, self.components)
+
+    def _accept(self, update: ModuleA, second_moment: Tensor) -> None:
+        self.probs, self.precision = update.probs, update.precision
+        held = mixed_log_evidence(self.prior_log_odds, update.llr).sum()
+        value = update.base + held + self._offset
+        self._tangent = value + 0.5 * (update.precision * second_moment).sum()
+
+    def prior_bound(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """See `SiteState.prior_bound`."""
+        return self._tangent - 0.5 * (self.precision * (loc.square() + scale.square())).sum()
+
+
+def make_site(site: WeightSite, factor: NormalFactor, settings: TurboSettings) -> SiteState:
+    """The state that belongs to a site's prior."""
+    if isinstance(factor, ThreeLayerFactor):
+        return SpikeSlab(site, factor, settings)
+    return FixedPrecision(site, factor)
+
+
+def _sum_of_squares(loc: Tensor, scale: Tensor) -> Tensor:
+    return loc.flatten().dot(loc.flatten()) + scale.flatten().dot(scale.flatten())

@@ -1,0 +1,224 @@
+"""`TurboVBI`: Turbo-VBI with the face of `pyro.infer.SVI`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+
+from pyro_turbovbi.engines.turbo.settings import TurboSettings
+from pyro_turbovbi.engines.turbo.site import SiteState, make_site
+from pyro_turbovbi.errors import InvalidArgumentError, NumericalError
+from pyro_turbovbi.families.guide import TurboGuide
+from pyro_turbovbi.priors.base import SubstituteWeights
+
+#: Steps that the schedules of a bare `TurboVBI` span.
+DEFAULT_STEPS = 5000
+
+
+class TurboVBI:
+    """Fit a Pyro model whose weights come from priors of this package; a drop-in for `pyro.infer.SVI`.
+
+    Any Pyro model will do, lifted or written by hand, as long as its weights are drawn by ``prior.sample(name, shape)``.
+    Further continuous latent sites get an `AutoNormal` guide, further params are trained as points.
+
+    Args:
+        model: The Pyro model; its log-likelihood is scaled as for SVI (by plates or `poutine.scale`).
+        optim: A Pyro optimiser such as ``pyro.optim.Adam({"lr": 1e-3})``: its rule and arguments are used for one
+            torch optimiser over all parameters. Default: Adam with the settings' rates and decay.
+        settings: Everything else, see `TurboSettings`.
+        num_steps: Number of steps that the schedules span; further steps keep their final values.
+
+    Attributes:
+        guide: The `TurboGuide` being fitted; exists after `setup` or the first step.
+        sites: Engine state by weight-site name.
+
+    Raises:
+        InvalidArgumentError: if `optim` or `num_steps` is of the wrong kind.
+    """
+
+    guide: TurboGuide
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        optim: PyroOptim | None = None,
+        *,
+        settings: TurboSettings | None = None,
+        num_steps: int = DEFAULT_STEPS,
+    ) -> None:
+        if optim is not None and not isinstance(optim, PyroOptim):
+            raise InvalidArgumentError(
+                "optim is of the wrong kind", given=type(optim).__name__, accepted="an optimiser of pyro.optim, or None"
+            )
+        if num_steps < 1:
+            raise InvalidArgumentError("num_steps is out of range", given=num_steps, accepted="1, 2, ...")
+        self.model = model
+        self.settings = settings or TurboSettings()
+        self.num_steps = num_steps
+        self.steps_done = 0
+        self.sites: dict[str, SiteState] = {}
+        self._optim = optim
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the schedules that is done, in [0, 1]."""
+        return min(1.0, self.steps_done / self.num_steps)
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Create all parameters from one batch of the model's arguments; the first step does it otherwise.
+
+        Raises:
+            UnsupportedError: if the model cannot be handled, see `TurboGuide`.
+        """
+        self.guide = TurboGuide(self.model, args, init_scale=self.settings.init_scale, example_kwargs=kwargs)
+        self._factors = list(self.guide)
+        self.sites = {f.name: make_site(self.guide.sites[f.name], f, self.settings) for f in self._factors}
+        self._others = self._other_parameters(*args, **kwargs)
+        self._optimizer = self._make_optimizer()
+        self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """One stochastic step on a batch.
+
+        Returns:
+            The loss, an estimate of -ELBO in nats on the scale of the whole data set, before the step.
+
+        Raises:
+            NumericalError: if the loss is not finite; nothing has been changed then.
+        """
+        if not self.sites:
+            self.setup(*args, **kwargs)
+        self._closed_form_updates()
+        scales, noises, weights = self._draw()
+        log_joint = self._log_joint(weights, *args, **kwargs)
+        loss = float(self._prior_loss(scales)) - float(log_joint.detach())
+        if not isfinite(loss):
+            raise NumericalError(
+                f"the loss is not finite at step {self.steps_done}", given=loss, accepted="a smaller lr, or scaled inputs"
+            )
+        self._optimizer.zero_grad(set_to_none=False)
+        (-log_joint).backward()
+        self._set_gradients(scales, noises, weights)
+        self._decay_rates()
+        self._optimizer.step()
+        self.steps_done += 1
+        return loss
+
+    @torch.no_grad()
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """Estimate of -ELBO in nats on a batch, after an exact exchange; no parameter is changed."""
+        if not self.sites:
+            self.setup(*args, **kwargs)
+        scales, _, weights = self._draw()
+        return float(self._prior_loss(scales)) - float(self._log_joint(weights, *args, **kwargs))
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """A full exchange between Module A and Module B at every site, at the present q(w)."""
+        for factor, site in zip(self._factors, self.sites.values(), strict=True):
+            site.exchange(factor.second_moment())
+
+    @torch.no_grad()
+    def _closed_form_updates(self) -> None:
+        step, settings = self.steps_done, self.settings
+        if step % settings.message_interval(self.num_steps) == 0:
+            for site in self.sites.values():
+                site.anneal(self.progress)
+            self.exchange()
+        elif step % settings.refresh_every == 0:
+            for factor, site in zip(self._factors, self.sites.values(), strict=True):
+                site.anneal(self.progress)
+                site.refresh(factor.second_moment())
+
+    @torch.no_grad()
+    def _draw(self) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+        scales = [factor.log_scale.exp() for factor in self._factors]
+        noises = [torch.randn_like(scale) for scale in scales]
+        weights = {
+            factor.name: torch.addcmul(factor.loc, scale, noise)
+            for factor, scale, noise in zip(self._factors, scales, noises, strict=True)
+        }
+        return scales, noises, weights
+
+    def _log_joint(self, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """ln p(data, other latents | weights) - ln q(other latents); differentiable in weights and parameters."""
+        for weight in weights.values():
+            weight.requires_grad_(torch.is_grad_enabled())
+        with SubstituteWeights(weights):
+            if self.guide.autoguide is None:
+                trace = poutine.trace(self.model).get_trace(*args, **kwargs)
+                return trace.log_prob_sum()  # type: ignore[no-any-return]
+            with pyro.settings.context(module_local_params=True):
+                guide = poutine.trace(self.guide.autoguide).get_trace(*args, **kwargs)
+            trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*args, **kwargs)
+            return trace.log_prob_sum() - guide.log_prob_sum()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _prior_loss(self, scales: list[Tensor]) -> Tensor:
+        """Sum over sites of KL(q || prior): minus the entropy of q(w), minus the prior's part of the ELBO."""
+        total = scales[0].new_zeros(())
+        for factor, site, scale in zip(self._factors, self.sites.values(), scales, strict=True):
+            total -= factor.entropy() + site.prior_bound(factor.loc, scale)
+        return total
+
+    @torch.no_grad()
+    def _set_gradients(
+        self, scales: list[Tensor], noises: list[Tensor], weights: dict[str, Tensor]
+    ) -> None:
+        """Gradients of loc and log_scale by hand.
+
+        With g = dNLL / dw at w = loc + scale * noise and KL weight beta:
+            d / d loc       = g + beta E[rho] loc
+            d / d log_scale = g noise scale + beta (E[rho] scale^2 - 1)
+        """
+        beta = self.settings.kl_weight_at(self.progress)
+        for factor, site, scale, noise in zip(
+            self._factors, self.sites.values(), scales, noises, strict=True
+        ):
+            gradient = weights[factor.name].grad
+            assert gradient is not None, f"the model does not use weight {factor.name!r}"
+            precision = site.precision
+            pull = noise.mul_(gradient).addcmul_(scale, precision, value=beta)
+            factor.log_scale.grad = pull.mul_(scale).sub_(beta)
+            factor.loc.grad = gradient.addcmul_(factor.loc, precision, value=beta)
+
+    def _other_parameters(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        with torch.no_grad(), SubstituteWeights(self._draw()[2]):
+            trace = poutine.trace(self.model, param_only=True).get_trace(*args, **kwargs)
+        found = [trace.nodes[name]["value"].unconstrained() for name in trace.param_nodes]
+        autoguide = self.guide.autoguide
+        return found + (list(autoguide.parameters()) if autoguide is not None else [])
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        locs: list[nn.Parameter | Tensor] = [factor.loc for factor in self._factors]
+        log_scales = [factor.log_scale for factor in self._factors]
+        groups = [{"params": locs + self._others}, {"params": log_scales}]
+        if self._optim is None:
+            optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=True)
+        else:
+            arguments = self._optim.pt_optim_args
+            if callable(arguments):
+                raise InvalidArgumentError(
+                    "per-parameter optimiser arguments are not supported", accepted="a dict of arguments"
+                )
+            optimizer = self._optim.pt_optim_constructor(groups, **arguments)
+        optimizer.param_groups[1]["lr"] *= settings.scale_lr
+        return optimizer
+
+    def _decay_rates(self) -> None:
+        if self._optim is not None:
+            return  # the user's optimiser is the user's to schedule
+        factor = self.settings.lr_factor_at(self.progress)
+        for group, rate in zip(self._optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+
+
+__all__ = ["DEFAULT_STEPS", "TurboVBI"]

@@ -1,0 +1,110 @@
+"""Variational factors of one weight: what the Turbo engine fits and stock SVI can fit too.
+
+Both are small Pyro guides over the sample sites of one prior, with plain `nn.Parameter`s created at once:
+
+    NormalFactor       q(w_n) = Normal(loc_n, scale_n^2)
+    ThreeLayerFactor   q(w_n) q(rho_n | s_n) q(s_n), q(rho_n | s_n = i) = Gamma(a_i + 1/2, b_i + E[w_n^2] / 2)
+"""
+
+from __future__ import annotations
+
+from math import log, pi
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_turbovbi._pyro import local_param
+from pyro_turbovbi.errors import UnsupportedError
+from pyro_turbovbi.priors.base import WeightSite, fan_in, start_value
+from pyro_turbovbi.priors.normal import Normal
+from pyro_turbovbi.priors.three_layer import Components, ThreeLayer
+
+
+class NormalFactor(nn.Module):
+    """q(w) = Normal(loc, scale^2), element by element.
+
+    Args:
+        site: The weight site. Its start value becomes `loc`.
+        init_scale: Start of the standard deviation, in units of 1 / sqrt(fan-in).
+
+    Attributes:
+        loc: Posterior means, the weight's shape.
+        log_scale: Logarithms of the posterior standard deviations, the weight's shape.
+    """
+
+    def __init__(self, site: WeightSite, init_scale: float) -> None:
+        super().__init__()
+        self.name = site.name
+        loc = start_value(site)
+        log_scale = torch.full_like(loc, init_scale * fan_in(site.shape) ** -0.5).log_()
+        self.loc = nn.Parameter(loc)
+        self.log_scale = nn.Parameter(log_scale)
+
+    @property
+    def scale(self) -> Tensor:
+        """Posterior standard deviations, the weight's shape."""
+        return self.log_scale.exp()
+
+    def second_moment(self) -> Tensor:
+        """m = E[w^2] = loc^2 + scale^2, the weight's shape."""
+        return self.loc.square() + (2.0 * self.log_scale).exp()
+
+    def entropy(self) -> Tensor:
+        """H(q(w)) = sum_n (1/2) ln(2 pi e scale_n^2), in nats; scalar."""
+        return self.log_scale.sum() + 0.5 * self.log_scale.numel() * (1.0 + log(2 * pi))
+
+    def forward(self) -> Tensor:
+        """Emit the guide's sample site of the weight; return the weight."""
+        loc = local_param(f"{self.name}.loc", self.loc)
+        log_scale = local_param(f"{self.name}.log_scale", self.log_scale)
+        weight = dist.Normal(loc, log_scale.exp()).to_event(loc.dim())
+        return pyro.sample(self.name, weight)  # type: ignore[no-any-return]
+
+
+class ThreeLayerFactor(NormalFactor):
+    """q(w) q(rho | s) q(s) of the three-layer prior, with the optimal q(rho | s) filled in.
+
+    Attributes:
+        components: The prior's two Gamma components (the engine anneals them).
+        support_log_odds: logit q(s = 1), the weight's shape. The Turbo engine sets it by message passing; stock SVI
+            trains it by gradients.
+    """
+
+    def __init__(self, site: WeightSite, init_scale: float) -> None:
+        super().__init__(site, init_scale)
+        prior = site.prior
+        assert isinstance(prior, ThreeLayer)
+        self.components: Components = prior.components(site.shape)
+        log_odds = torch.full_like(self.loc, float(prior.support.distribution(site.shape).prior_log_odds))
+        self.support_log_odds = nn.Parameter(log_odds)
+
+    def forward(self) -> Tensor:
+        """Emit the guide's three sample sites; return the weight."""
+        log_odds = local_param(f"{self.name}.support_log_odds", self.support_log_odds)
+        dims = log_odds.dim()
+        support = pyro.sample(f"{self.name}_support", dist.Bernoulli(logits=log_odds).to_event(dims))
+        (a1, b1), (a0, b0) = self.components
+        concentration = a0 + (a1 - a0) * support + 0.5
+        prior_rate = torch.where(support > 0.5, support.new_tensor(b1), support.new_tensor(b0))
+        precision = dist.Gamma(concentration, prior_rate + 0.5 * self.second_moment())
+        pyro.sample(f"{self.name}_precision", precision.to_event(dims))
+        return super().forward()
+
+
+def make_factor(site: WeightSite, init_scale: float) -> NormalFactor:
+    """The variational factor that belongs to a site's prior.
+
+    Raises:
+        UnsupportedError: if the prior is not normal given its precision; the message names alternatives.
+    """
+    if isinstance(site.prior, ThreeLayer):
+        return ThreeLayerFactor(site, init_scale)
+    if isinstance(site.prior, Normal):
+        return NormalFactor(site, init_scale)
+    raise UnsupportedError(
+        f"Turbo-VBI cannot handle the prior of weight {site.name!r}",
+        given=site.prior,
+        accepted="priors.ThreeLayer or priors.Normal, or another engine: engines.SVI(), engines.MAP()",
+    )

@@ -1,0 +1,183 @@
+"""Lifting: a `torch.nn.Module` becomes a Pyro model whose weights come from priors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pyro_turbovbi._pyro import local_param
+from pyro_turbovbi.batches import Inputs, num_rows
+from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, UnsupportedError
+from pyro_turbovbi.likelihoods import Likelihood
+from pyro_turbovbi.priors.base import Prior, WeightSite
+from pyro_turbovbi.priors.selection import BySite, as_selection
+
+#: Layers whose weight matrices get the default prior.
+MATRIX_LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+_BIAS_NAMES = ("bias", "in_proj_bias", "bias_k", "bias_v")
+#: Name of the observed site.
+TARGET = "y"
+
+
+def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None) -> BayesianNet:
+    """Put a prior on the weights of a network.
+
+    Args:
+        net: Any module; it is copied and never changed. Its present weights are the start values of training.
+        likelihood: What the output means, see `pyro_turbovbi.likelihoods`.
+        prior: One prior for every weight matrix of linear, convolution and attention layers, or
+            `priors.by_site`. All other parameters (biases, normalisation, embeddings) are trained as points.
+
+    Returns:
+        A Pyro model ``bnn(x, y=None)``.
+
+    Raises:
+        InvalidArgumentError: if an argument is of the wrong kind.
+        InvalidDataError: if the net has NaN or infinite weights.
+        SiteError: if a pattern of `prior` matches no parameter.
+        UnsupportedError: if a lazy module has not seen its first input yet.
+    """
+    if not isinstance(net, nn.Module):
+        raise InvalidArgumentError("net is not a module", given=type(net).__name__, accepted="a torch.nn.Module")
+    if not isinstance(likelihood, Likelihood):
+        raise InvalidArgumentError(
+            "likelihood is of the wrong kind",
+            given=likelihood,
+            accepted="likelihoods.Categorical(), Bernoulli(), Gaussian(), Poisson()",
+        )
+    _check_parameters(net)
+    return BayesianNet(net, likelihood, as_selection(prior))
+
+
+class BayesianNet(nn.Module):
+    """A network under a weight prior: a Pyro model ``bnn(x, y=None)``; made by `lift`.
+
+    Its sample sites are those of the weight priors and the observed site ``y``; parameters without a prior are Pyro
+    params. It works with `poutine.trace`, `Predictive`, `pyro.render_model` and stock `SVI`.
+
+    Attributes:
+        net: Private copy of the user's network.
+        likelihood: Private copy of the likelihood.
+        num_data: Size N of the data set that a batch is drawn from, which scales the log-likelihood by N / batch;
+            None: the batch is the data set. `ptv.fit` sets it.
+    """
+
+    def __init__(self, net: nn.Module, likelihood: Likelihood, prior: BySite) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net)
+        self.likelihood = copy.deepcopy(likelihood)
+        self.prior = prior
+        self.num_data: int | None = None
+        names = [name for name, _ in self.net.named_parameters()]
+        self._priors = prior.select(names, weight_matrices(self.net))
+
+    @property
+    def sites(self) -> dict[str, WeightSite]:
+        """Weight sites by name, in the net's order: shape, prior, start value."""
+        parameters = dict(self.net.named_parameters())
+        return {
+            name: WeightSite(name, parameters[name].shape, prior, parameters[name].detach())
+            for name, prior in self._priors.items()
+        }
+
+    @property
+    def points(self) -> dict[str, nn.Parameter]:
+        """Parameters of the net and the likelihood that are trained as points, by name."""
+        net = {f"net.{n}": p for n, p in self.net.named_parameters() if n not in self._priors}
+        noise = {f"likelihood.{n}": p for n, p in self.likelihood.named_parameters()}
+        return {name: p for name, p in (net | noise).items() if p.requires_grad}
+
+    def with_prior(self, prior: Prior | BySite | None) -> BayesianNet:
+        """The same network and likelihood, copied, under another prior."""
+        return BayesianNet(self.net, self.likelihood, as_selection(prior))
+
+    @contextmanager
+    def scaled_to(self, num_data: int) -> Iterator[BayesianNet]:
+        """Context in which batches stand for a data set of `num_data` points."""
+        before, self.num_data = self.num_data, num_data
+        try:
+            yield self
+        finally:
+            self.num_data = before
+
+    def output(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
+        """The network's output under given weights; parameters that are not named keep their values.
+
+        Args:
+            weights: Tensors by parameter name.
+            x: A tensor, or named tensors for a forward with several arguments.
+        """
+        if isinstance(x, Tensor):
+            return functional_call(self.net, dict(weights), (x,))  # type: ignore[no-any-return]
+        return functional_call(self.net, dict(weights), (), dict(x))  # type: ignore[no-any-return]
+
+    def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
+        """The Pyro model: draw weights, run the net, observe (or draw) the targets.
+
+        Args:
+            x: Inputs of one batch.
+            y: Targets of the batch; None draws them.
+
+        Returns:
+            The targets.
+        """
+        parameters = dict(self.net.named_parameters())
+        weights = {
+            name: prior.sample(name, parameters[name].shape, init=parameters[name].detach())
+            for name, prior in self._priors.items()
+        }
+        for name, parameter in self.points.items():
+            local_param(name, parameter)
+        output = self.output(weights, x)
+        rows = num_rows(x)
+        target = None if y is None else self.likelihood.prepare(y, output)
+        with poutine.scale(scale=(self.num_data or rows) / rows), pyro.plate("data", rows, dim=-1):
+            return pyro.sample(TARGET, self.likelihood.distribution(output), obs=target)  # type: ignore[no-any-return]
+
+    def net_with(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A copy of the user's network, in eval mode, that carries the given weights."""
+        net = copy.deepcopy(self.net).eval()
+        parameters = dict(net.named_parameters())
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(value)
+        return net
+
+
+def weight_matrices(net: nn.Module) -> list[str]:
+    """Names of the parameters that get the default prior.
+
+    A tied parameter has one name (torch's first) and counts as a matrix if any layer that uses it is one.
+    """
+    name_of = {id(parameter): name for name, parameter in net.named_parameters()}
+    found = {
+        name_of[id(parameter)]: None
+        for module in net.modules()
+        if isinstance(module, MATRIX_LAYERS)
+        for local, parameter in module.named_parameters(recurse=False)
+        if local not in _BIAS_NAMES
+    }
+    return list(found)
+
+
+def _check_parameters(net: nn.Module) -> None:
+    for name, parameter in net.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise UnsupportedError(
+                f"parameter {name!r} of a lazy module has no shape yet",
+                accepted="a net that has been run once on an example input",
+            )
+        if not bool(torch.isfinite(parameter).all()):
+            raise InvalidDataError(
+                f"parameter {name!r} of the net contains NaN or infinite values", accepted="finite start values"
+            )
+
+
+__all__ = ["BayesianNet", "lift", "weight_matrices"]

@@ -1,0 +1,153 @@
+"""What a weight prior is: a small Pyro program that emits the sample sites of one weight tensor.
+
+The program runs as a Pyro effect of type ``"weight"``. Stock Pyro handlers do not know that type and see only
+the ordinary sample sites inside; an engine that knows it can discover every weight of any model
+(`discover_weights`) and hand in weights of its own without running the prior at all (`SubstituteWeights`), which
+is what keeps a training step cheap.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+from torch import Tensor
+
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
+
+
+class Prior(ABC):
+    """A prior over one weight tensor, declared without its shape.
+
+    Subclasses are frozen dataclasses of plain numbers (so that they compare, print and never hold a tensor on the
+    wrong device) and implement `emit`.
+    """
+
+    #: Whether the program contains discrete sample sites, which autoguides cannot handle.
+    discrete: bool = False
+
+    def sample(self, name: str, shape: torch.Size | tuple[int, ...], *, init: Tensor | None = None) -> Tensor:
+        """Emit the prior's Pyro sites and return the weight.
+
+        Args:
+            name: Name of the weight's sample site; further sites of the prior are called ``{name}_...``.
+            shape: Shape of the weight tensor.
+            init: Tensor of that shape. Gives device and dtype, and the start value to engines that take one; it does
+                not change the prior. Default: torch's default device and dtype.
+
+        Returns:
+            The weight, of the given shape.
+
+        Raises:
+            ShapeError: if `init` has another shape.
+        """
+        size = torch.Size(shape)
+        if init is not None and init.shape != size:
+            raise ShapeError(
+                f"init of weight site {name!r} has another shape than the site",
+                given=tuple(init.shape),
+                accepted=str(tuple(size)),
+            )
+        return _weight(self, size, init, name=name)  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
+        """Run ``pyro.sample`` for every site of the prior; return the weight.
+
+        Args:
+            name: Name of the weight site.
+            shape: Shape of the weight.
+            like: Scalar tensor that carries the device and dtype to use.
+        """
+
+
+def _emit(prior: Prior, shape: torch.Size, init: Tensor | None, *, site: str) -> Tensor:
+    like = torch.empty(()) if init is None else init.new_empty(())
+    return prior.emit(site, shape, like)
+
+
+def _weight(prior: Prior, shape: torch.Size, init: Tensor | None, *, name: str) -> Any:
+    def run(prior: Prior, shape: torch.Size, init: Tensor | None) -> Tensor:
+        return _emit(prior, shape, init, site=name)
+
+    # `effectful` consumes the keyword `name`, so the program itself gets the site's name by closure.
+    return effectful(run, type="weight")(prior, shape, init, name=name)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSite:
+    """One weight tensor of a model, as found by `discover_weights`.
+
+    Attributes:
+        name: Name of its sample site.
+        shape: Its shape.
+        prior: The prior it is declared under.
+        init: Start value (same shape), or None where the model gives none.
+    """
+
+    name: str
+    shape: torch.Size
+    prior: Prior
+    init: Tensor | None
+
+
+class _Discover(Messenger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: dict[str, WeightSite] = {}
+
+    def _pyro_weight(self, msg: Any) -> None:
+        prior, shape, init = msg["args"]
+        name = msg["name"]
+        if name in self.sites:
+            raise InvalidArgumentError(
+                "two weights of the model have the same name", given=name, accepted="one name per weight"
+            )
+        self.sites[name] = WeightSite(name, shape, prior, init)
+        # The start value flows on, so that discovery never draws from the (possibly heavy-tailed) prior.
+        msg["value"] = start_value(self.sites[name])
+        msg["done"] = msg["stop"] = True
+
+
+class SubstituteWeights(Messenger):
+    """Pyro handler that hands given weights to a model in place of its weight priors.
+
+    Args:
+        weights: Tensors by site name. A weight of the model that is not named here is sampled as usual.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def _pyro_weight(self, msg: Any) -> None:
+        value = self.weights.get(msg["name"])
+        if value is not None:
+            msg["value"] = value
+            msg["done"] = msg["stop"] = True
+
+
+def discover_weights(
+    model: Callable[..., Any], *args: Any, **kwargs: Any
+) -> dict[str, WeightSite]:
+    """Run `model` once and list the weights that it draws from priors of this package, in order."""
+    with _Discover() as found:
+        model(*args, **kwargs)
+    return found.sites
+
+
+def start_value(site: WeightSite) -> Tensor:
+    """The site's own start value, or a draw from Normal(0, 1 / fan-in) where it has none. Shape: the site's."""
+    if site.init is not None:
+        return site.init.detach().clone()
+    return torch.randn(site.shape) / fan_in(site.shape) ** 0.5
+
+
+def fan_in(shape: torch.Size) -> int:
+    """Number of inputs that one output unit of a weight sees: all dimensions but the first (1-D: all)."""
+    return max(1, (shape if len(shape) < 2 else shape[1:]).numel())

@@ -1,0 +1,212 @@
+"""Writes the documentation's tables from what was recorded and what is there.
+
+Measured figures are never typed: the README's results block and `docs/benchmarks.md` come from
+`benchmarks/results/*.json`, and `docs/gallery.md` from the docstrings of `models/` and `guides/`.
+
+Run `python tools/make_tables.py` to write them and `python tools/make_tables.py --check` to learn
+whether they are up to date. A results file is one JSON object:
+
+    {"case": str, "protocol": str, "device": str,
+     "rows": [{"method": str, "seeds": [int, ...], <column>: value, ...}, ...]}
+
+where a value is a number, a text, null, or {"median": .., "min": .., "max": ..} over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+HEADINGS = {
+    "method": "method",
+    "test_error_percent": "test error, %",
+    "weights_left_percent": "weights left, %",
+    "structure": "structure",
+    "clusters": "clusters",
+    "mean_cluster_length": "mean cluster length",
+    "epoch_cost_ratio": "epoch cost / plain Adam's",
+}
+Result = Mapping[str, Any]
+
+
+def load_results(folder: Path) -> list[Result]:
+    """Reads every results file of a folder.
+
+    Args:
+        folder: Where the JSON files are; it need not exist.
+
+    Returns:
+        The files' objects in the order of their names.
+
+    Raises:
+        ValueError: A file lacks one of `case`, `protocol`, `device` and `rows`.
+    """
+    results: list[Result] = []
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"case", "protocol", "device", "rows"} - set(result)
+        if missing:
+            raise ValueError(f"{path.name} has no {', '.join(sorted(missing))}")
+        results.append(result)
+    return results
+
+
+def render_results(results: Sequence[Result]) -> str:
+    """One table a case, with its protocol, device and seeds below it.
+
+    Args:
+        results: Objects in the format of this module's docstring.
+
+    Returns:
+        Markdown; without any result, one table row that says "not measured yet".
+    """
+    if not results:
+        headings = list(HEADINGS.values())
+        return _table(headings, [["not measured yet"] + [""] * (len(headings) - 1)])
+    return "\n\n".join(_render_case(result) for result in results)
+
+
+def render_benchmarks(results: Sequence[Result]) -> str:
+    """The benchmarks page.
+
+    Args:
+        results: Objects in the format of this module's docstring.
+
+    Returns:
+        A Markdown page.
+    """
+    parts = [
+        "# Benchmarks",
+        "Each table is made by `tools/make_tables.py` from a JSON file in `benchmarks/results/`; "
+        "no figure on this page is typed by hand. `make bench` runs the measurements again.",
+        "Errors are those of the last epoch, never of the best one; every choice is made on a "
+        "validation split of the training data. A cell with brackets is the median over the seeds "
+        "and, in the brackets, the smallest and the largest value.",
+        render_results(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def render_gallery(root: Path) -> str:
+    """The gallery page: every file of `models/` and `guides/` with its docstring's first paragraph.
+
+    Args:
+        root: The repository.
+
+    Returns:
+        A Markdown page.
+    """
+    parts = [
+        "# Gallery",
+        "Files to copy and start from. They are not part of the installed package; a test builds "
+        "and runs each of them.",
+    ]
+    for folder, title in (("models", "Models"), ("guides", "Guides")):
+        rows = [
+            [f"`{folder}/{path.name}`", _first_paragraph(path)]
+            for path in sorted((root / folder).glob("*.py"))
+        ]
+        parts += [f"## {title}", _table(["file", "what it is"], rows or [["none yet", ""]])]
+    return "\n\n".join(parts) + "\n"
+
+
+def outputs(root: Path) -> dict[Path, str]:
+    """Everything that this script writes.
+
+    Args:
+        root: The repository.
+
+    Returns:
+        The text that each file should have.
+
+    Raises:
+        ValueError: The README has no results block.
+    """
+    results = load_results(root / "benchmarks" / "results")
+    readme = root / "README.md"
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md needs a block between {BEGIN} and {END}")
+    block = f"{BEGIN}\n{render_results(results)}\n{END}"
+    return {
+        readme: before + block + after,
+        root / "docs" / "benchmarks.md": render_benchmarks(results),
+        root / "docs" / "gallery.md": render_gallery(root),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes or checks the tables.
+
+    Args:
+        arguments: Command line; the process's own when None.
+
+    Returns:
+        Exit status: 1 when `--check` found a file out of date.
+    """
+    parser = argparse.ArgumentParser(description="Write the documentation's tables.")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if out of date")
+    check = parser.parse_args(arguments).check
+    stale = {
+        path: text
+        for path, text in outputs(ROOT).items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in stale.items():
+        print(f"{'out of date' if check else 'written'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return int(check and bool(stale))
+
+
+def _render_case(result: Result) -> str:
+    rows: list[Mapping[str, Any]] = list(result["rows"])
+    present = {key for row in rows for key in row} - {"seeds"}
+    keys = [key for key in HEADINGS if key in present] + sorted(present - set(HEADINGS))
+    table = _table(
+        [HEADINGS.get(key, key.replace("_", " ")) for key in keys],
+        [[_cell(row.get(key)) for key in keys] for row in rows],
+    )
+    caption = f"{result['protocol']} {_seeds(rows)}Measured on: {result['device']}."
+    return f"**{result['case']}**\n\n{table}\n\n{caption}"
+
+
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:
+    seeds = sorted({seed for row in rows for seed in row.get("seeds", [])})
+    return f"Seeds: {', '.join(map(str, seeds))}. " if seeds else ""
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Mapping):
+        low, middle, high = (_cell(value.get(key)) for key in ("min", "median", "max"))
+        return middle if low == middle == high else f"{middle} ({low} - {high})"
+    if value is None:
+        return "-"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    return ", ".join(map(_cell, value)) if isinstance(value, list) else str(value)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _first_paragraph(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.split("\n\n")[0].split())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -68,7 +68,7 @@ def test_an_unknown_split_lists_those_that_are_there(tiny: Path) -> None:
 
 
 def test_an_unknown_name_lists_those_that_are_there(tiny: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="given: tinny; accepted: tiny$"):
+    with pytest.raises(InvalidArgumentError, match=r"given: tinny; accepted: tiny$"):
         data.uci("tinny", 0, tiny)
 
 

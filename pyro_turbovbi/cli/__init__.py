@@ -1,0 +1,55 @@
+"""The command line: `python -m pyro_turbovbi demo`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyro_turbovbi.cli.demo import RECIPES, run_demo
+from pyro_turbovbi.errors import TurboVBIError
+
+EXIT_FAILURE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: The arguments after the program's name; None takes those of the process.
+
+    Returns:
+        0, or 2 after an error, which is printed in one line on the error stream.
+
+    Raises:
+        SystemExit: After `--help`, and for arguments that cannot be parsed.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        run_demo(options.data, Path(options.out), epochs=options.epochs, seed=options.seed)
+    except TurboVBIError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyro_turbovbi", description="Structured sparse Bayesian neural networks."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    demo = commands.add_parser(
+        "demo",
+        help="train, compress and compare on images of digits",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument(
+        "--data", choices=sorted(RECIPES), default="digits", help="the data set to train on"
+    )
+    demo.add_argument("--out", default="demo_output", metavar="DIR", help="where pictures go")
+    demo.add_argument(
+        "--epochs", type=int, metavar="N", help="passes over the data (None: as the data set needs)"
+    )
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random")
+    return parser

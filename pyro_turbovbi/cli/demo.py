@@ -1,0 +1,230 @@
+"""The demo: one network, four ways to fit it, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_turbovbi import data, engines, likelihoods, priors, supports
+from pyro_turbovbi.compression import load
+from pyro_turbovbi.data import Splits
+from pyro_turbovbi.diagnostics import Comparison, compare, error_rate, plots
+from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.fit import Fit, fit
+from pyro_turbovbi.lift import lift
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+FIRST_LAYER = "0.weight"
+INDEPENDENT, MARKOV = "Turbo, independent", "Turbo, Markov grid"
+_PACKAGES = ("matplotlib", "sklearn")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of the demo on one data set; chosen on its validation split.
+
+    Attributes:
+        load: Loads the data for a seed.
+        widths: Units of every layer, inputs first and outputs last.
+        epochs: Passes over the data.
+        batch_size: Points a step.
+        kl_weight: Weight of Turbo's KL term.
+        prior_scale: Standard deviation of the Gaussian prior of MAP and SVI.
+        svi_lr: Step of SVI's Adam.
+        image_width: Width of the images in pixels.
+    """
+
+    load: Callable[[int], Splits]
+    widths: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    kl_weight: float
+    prior_scale: float
+    svi_lr: float
+    image_width: int
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "digits": Recipe(
+        load=data.digits,
+        widths=(64, 300, 100, 10),
+        epochs=60,
+        batch_size=32,
+        kl_weight=0.1,
+        prior_scale=0.3,
+        svi_lr=5e-3,
+        image_width=8,
+    ),
+    "mnist": Recipe(
+        load=lambda seed: data.mnist(seed=seed),
+        widths=(784, 300, 100, 10),
+        epochs=15,
+        batch_size=128,
+        kl_weight=0.5,
+        prior_scale=0.1,
+        svi_lr=1e-3,
+        image_width=28,
+    ),
+}
+
+
+def run_demo(
+    name: str = "digits",
+    out: Path = Path("demo_output"),
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Fits one network by MAP, SVI and Turbo-VBI, compares the fits and compresses the last.
+
+    Prints the comparison and writes pictures of supports and training, the comparison as JSON, and
+    the compressed network to `out`.
+
+    Args:
+        name: The data set: `"digits"` or `"mnist"`.
+        out: Directory to write to; made if it is missing.
+        epochs: Passes over the data; None takes the data set's recipe.
+        seed: Seed of the split, the start and the training.
+
+    Returns:
+        The comparison on the test set.
+
+    Raises:
+        DataNotFoundError: If the data set is not on this machine.
+        InvalidArgumentError: If the data set is unknown, `epochs` is not positive, or `out` cannot
+            be a directory.
+        UnsupportedError: If a package that only the demo needs is missing.
+    """
+    if name not in RECIPES:
+        raise InvalidArgumentError("unknown data set", given=name, accepted=sorted(RECIPES))
+    _check_packages()
+    _make_directory(out)
+    recipe = RECIPES[name]
+    splits = recipe.load(seed)
+    fits = _fit_all(recipe, splits, epochs if epochs is not None else recipe.epochs, seed)
+    comparison = compare(fits, splits.test, seed=seed)
+    print(f"\nTest set, {len(splits.test.x):,} images:\n\n{comparison}\n")
+    (out / "comparison.json").write_text(comparison.to_json() + "\n", encoding="utf-8")
+    _write_pictures(fits, comparison, recipe, out, seed)
+    _check_artifact(fits[MARKOV], splits, out / "net.ptv")
+    return comparison
+
+
+def _fit_all(recipe: Recipe, splits: Splits, epochs: int, seed: int) -> dict[str, Fit]:
+    gaussian = priors.Normal(scale=recipe.prior_scale)
+    turbo = engines.Turbo(kl_weight=recipe.kl_weight)
+    plan: dict[str, tuple[priors.Prior, engines.Engine[Any]]] = {
+        "MAP": (gaussian, engines.MAP()),
+        "SVI, Gaussian": (gaussian, engines.SVI(guide="auto_normal", lr=recipe.svi_lr)),
+        INDEPENDENT: (priors.ThreeLayer(support=supports.Independent()), turbo),
+        MARKOV: (priors.ThreeLayer(support=supports.Grid()), turbo),
+    }
+    bnn = lift(_mlp(recipe.widths, seed), likelihood=likelihoods.Categorical(), prior=gaussian)
+    fits = {}
+    for name, (prior, engine) in plan.items():
+        print(f"Fitting {name} ({epochs} epochs) ...", flush=True)
+        fits[name] = fit(
+            bnn.with_prior(prior),
+            splits.train,
+            engine=engine,
+            epochs=epochs,
+            seed=seed,
+            batch_size=recipe.batch_size,
+        )
+    return fits
+
+
+def _mlp(widths: tuple[int, ...], seed: int) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+def _write_pictures(
+    fits: Mapping[str, Fit], comparison: Comparison, recipe: Recipe, out: Path, seed: int
+) -> None:
+    sparse = {name: fits[name] for name in (INDEPENDENT, MARKOV)}
+    after = {name: each.support_probs()[FIRST_LAYER] for name, each in sparse.items()}
+    before = {name: _prior_draw(each, seed) for name, each in sparse.items()}
+    texts = {"xlabel": "input pixel", "ylabel": "hidden unit"}
+    ticks = recipe.image_width * max(1, recipe.widths[0] // recipe.image_width // 14)
+    _save(
+        plots.support_before_after(
+            {name: (before[name], after[name]) for name in sparse},
+            labels=("a draw from the prior", "posterior"),
+            column_ticks=ticks,
+            heading="First layer before and after training",
+            **texts,
+        ),
+        out / "support_before_after.png",
+    )
+    _save(
+        plots.support_matrices(
+            after, column_ticks=ticks, heading="First layer: which weights stay", **texts
+        ),
+        out / "support_side_by_side.png",
+    )
+    curves = {name: each.history.elbo for name, each in fits.items() if each.elbo is not None}
+    _save(plots.elbo_curves(curves), out / "elbo.png")
+    _save(comparison.plot(), out / "error_against_size.png")
+
+
+def _prior_draw(fitted: Fit, seed: int) -> Tensor:
+    site = fitted.bnn.sites[FIRST_LAYER]
+    assert isinstance(site.prior, priors.ThreeLayer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return site.prior.support.distribution(site.shape).sample()
+
+
+def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
+    figure.savefig(path)
+    print(f"wrote {path}")
+
+
+def _check_artifact(fitted: Fit, splits: Splits, path: Path) -> None:
+    """Saves the compressed network, loads it again and says what the loaded one achieves."""
+    compressed = fitted.compress(splits.validation)
+    size = compressed.save(path)
+    report = compressed.report
+    with torch.no_grad():
+        error = error_rate(load(path)(splits.test.x), splits.test.y)
+    print(
+        f"wrote {path}: {size:,} bytes (dense {report.bytes_dense:,}), "
+        f"{report.structure} of {report.structure_dense} units, "
+        f"{report.weights_left:.2%} of the weights\n"
+        f"{path.name} loaded again: test accuracy {1.0 - error:.2%}"
+    )
+
+
+def _make_directory(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgumentError(
+            "the output directory cannot be made",
+            given=f"{out} ({error.strerror})",
+            accepted="a directory that exists or can be made",
+        ) from error
+
+
+def _check_packages() -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnsupportedError(
+            "the demo needs packages that are not installed",
+            given=", ".join(missing),
+            accepted='an installation with the extra "demo": pip install "pyro-turbovbi[demo]"',
+        )

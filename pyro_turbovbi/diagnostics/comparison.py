@@ -1,0 +1,308 @@
+"""Several fits side by side on one test set."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_turbovbi.batches import as_tensors
+from pyro_turbovbi.diagnostics.evaluation import evaluate_prediction, point_error
+from pyro_turbovbi.diagnostics.plots import pareto
+from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, site_priors
+from pyro_turbovbi.diagnostics.table import Table
+from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+_CAPTION = (
+    "error/rmse, NLL (nats a point) and ECE: posterior predictive; "
+    "pruned: the compressed network; latency: one batch of at most 256"
+)
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """What is known of one fit.
+
+    Attributes:
+        name: Name given to the fit.
+        engine: Engine that made it.
+        num_points: Number of test points.
+        error: Fraction of wrong classes of the posterior predictive; None unless a classification.
+        rmse: Root mean square error of the predictive mean; None for a classification.
+        pruned: Error (or RMSE) of the compressed network; None if it cannot be cut, as all below.
+        nll: Mean negative log predictive density per point, in nats.
+        ece: Expected calibration error; None unless a classification.
+        weights_left: Fraction of weights left.
+        structure: Widths of the compressed network, such as `"353-95-92"`.
+        clusters: Number of maximal runs of kept weights along the rows.
+        mean_cluster_length: Mean length of those runs.
+        parameters: Number of parameters of the compressed network.
+        flops: Floating-point operations of one forward pass of it.
+        bytes: Size of its file.
+        latency: Measured seconds of one batch.
+        seconds: Training time in wall-clock seconds.
+        elbo: Final evidence lower bound in nats; None where the engine has none.
+        elbo_kind: What `elbo` is: `"exact"`, `"bound"`, `"Bethe"` or `"log joint"`.
+        priors: Prior of every weight site, in words.
+        uncut: Why the network could not be compressed; None if it was.
+    """
+
+    name: str
+    engine: str
+    num_points: int
+    seconds: float
+    nll: float
+    error: float | None = None
+    rmse: float | None = None
+    ece: float | None = None
+    pruned: float | None = None
+    weights_left: float | None = None
+    structure: str | None = None
+    clusters: int | None = None
+    mean_cluster_length: float | None = None
+    parameters: int | None = None
+    flops: float | None = None
+    bytes: int | None = None
+    latency: float | None = None
+    elbo: float | None = None
+    elbo_kind: str | None = None
+    priors: Mapping[str, str] = field(default_factory=dict)
+    uncut: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table of fits, one row each; prints, shows itself in notebooks, and exports.
+
+    Attributes:
+        rows: The rows in the order in which the fits were given.
+    """
+
+    rows: tuple[ComparisonRow, ...]
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """Remarks on the rows: networks that cannot be cut, ELBOs that cannot be compared."""
+        return tuple(text for text, _ in _footnotes(self.rows))
+
+    def __str__(self) -> str:
+        return self._table().to_text()
+
+    def _repr_html_(self) -> str:
+        return self._table().to_html()
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame` indexed by name, one column for each field of a row.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows]).set_index("name")
+
+    def to_json(self) -> str:
+        """The rows and footnotes as JSON; values that are not finite become null."""
+        rows = [{key: _json_value(v) for key, v in asdict(row).items()} for row in self.rows]
+        return json.dumps({"rows": rows, "footnotes": self.footnotes}, indent=2, allow_nan=False)
+
+    def plot(self) -> matplotlib.figure.Figure:
+        """Draws error against weights left; rows that could not be cut are absent.
+
+        Raises:
+            InvalidArgumentError: If no network could be cut.
+        """
+        name = "rmse" if self.rows[0].error is None else "error"
+        points = {
+            row.name: (row.weights_left, value)
+            for row in self.rows
+            if row.weights_left is not None and (value := getattr(row, name)) is not None
+        }
+        if name == "error":
+            points = {key: (left, 100 * value) for key, (left, value) in points.items()}
+        return pareto(points, error_label="error (%)" if name == "error" else "RMSE")
+
+    def _table(self) -> Table:
+        columns = [c for c in _COLUMNS if any(c.of(row) is not None for row in self.rows)]
+        notes = _footnotes(self.rows)
+        cells = [[column.cell(row, notes) for column in columns] for row in self.rows]
+        lines = [_CAPTION, *(f"[{i}] {text}" for i, (text, _) in enumerate(notes, start=1))]
+        return Table([column.header for column in columns], cells, lines)
+
+
+def compare(
+    fits: Mapping[str, FitLike], test: Any, *, num_samples: int = 32, seed: int = 0
+) -> Comparison:
+    """Evaluates and compresses several fits on one test set.
+
+    Args:
+        fits: Fits by the name that they get in the table.
+        test: Test data: `DataLoader`, `Dataset` or pair of tensors. Its inputs also verify the
+            compressed networks.
+        num_samples: Posterior draws that a predictive distribution averages over.
+        seed: Seed of those draws; the global random state is left as it was.
+
+    Returns:
+        One row a fit. A network that cannot be cut has empty cells and a footnote that says why.
+
+    Raises:
+        InvalidArgumentError: If there is no fit, or the fits predict different kinds of targets.
+        InvalidDataError: If the test set is empty or of an unknown kind.
+    """
+    if not fits:
+        raise InvalidArgumentError("there is no fit to compare", accepted="{name: fit, ...}")
+    kinds = {name: fit.bnn.likelihood.kind for name, fit in fits.items()}
+    if len({kind == "classification" for kind in kinds.values()}) > 1:
+        raise InvalidArgumentError(
+            "fits with different kinds of targets", given=kinds, accepted="fits of one data set"
+        )
+    x, y = as_tensors(test)
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        rows = []
+        for name, fit in fits.items():
+            torch.manual_seed(seed)
+            rows.append(_row(name, fit, x, y, num_samples))
+    return Comparison(tuple(rows))
+
+
+def _row(name: str, fit: FitLike, x: Any, y: Tensor, num_samples: int) -> ComparisonRow:
+    prediction = fit.predict(x, num_samples=num_samples)
+    metrics = evaluate_prediction(prediction, y)
+    return ComparisonRow(
+        name=name,
+        engine=fit.engine_name,
+        num_points=metrics.num_points,
+        seconds=fit.seconds,
+        nll=metrics.nll,
+        error=metrics.error,
+        rmse=metrics.rmse,
+        ece=metrics.ece,
+        elbo=fit.elbo,
+        elbo_kind=None if fit.elbo is None else fit.elbo_kind,
+        priors=site_priors(fit),
+        **_cut(fit, x, y),
+    )
+
+
+def _cut(fit: FitLike, x: Any, y: Tensor) -> dict[str, Any]:
+    """The fields of a row that need the compressed network."""
+    if not isinstance(x, Tensor):
+        return {"uncut": f"it has {len(x)} inputs"}
+    try:
+        compressed = fit.compress((x, y))
+    except UnsupportedError as error:
+        return {"uncut": str(error)}
+    report = compressed.report
+    return {
+        "pruned": _module_error(compressed.module, fit.bnn.likelihood, x, y),
+        "weights_left": report.weights_left,
+        "structure": str(report.structure),
+        "clusters": report.regularity_total.clusters,
+        "mean_cluster_length": report.regularity_total.mean_cluster_length,
+        "parameters": report.parameters,
+        "flops": report.flops,
+        "bytes": report.bytes,
+        "latency": report.latency,
+    }
+
+
+def _module_error(module: nn.Module, likelihood: LikelihoodLike, x: Tensor, y: Tensor) -> float:
+    device = next((p.device for p in module.parameters()), x.device)
+    with torch.no_grad():
+        output = torch.cat([module(part.to(device)) for part in x.split(_CHUNK)])
+        target = likelihood.prepare(y.to(device), output)
+        return point_error(likelihood, likelihood.mean(output), target)[1]
+
+
+Note = tuple[str, frozenset[tuple[str, str]]]
+
+
+def _footnotes(rows: Sequence[ComparisonRow]) -> list[Note]:
+    """Texts with the (row, column) cells that they belong to."""
+    notes: list[Note] = [
+        (f"{row.name} cannot be cut: {row.uncut}", frozenset({(row.name, "name")}))
+        for row in rows
+        if row.uncut is not None
+    ]
+    with_elbo = [row for row in rows if row.elbo is not None]
+    cells = frozenset((row.name, "elbo_kind") for row in with_elbo)
+    kinds = sorted({str(row.elbo_kind) for row in with_elbo})
+    if len(kinds) > 1:
+        text = f"not comparable: ELBOs of different kinds ({', '.join(kinds)})"
+        if "Bethe" in kinds:
+            text += "; a Bethe value is an approximation, no lower bound"
+        notes.append((text, cells))
+    if len({tuple(sorted(row.priors.items())) for row in with_elbo}) > 1:
+        text = "not comparable as fits of one model: the priors differ, each ELBO is of its own"
+        notes.append((text, cells))
+    return notes
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the printed table: the field, its header and how a value is written."""
+
+    key: str
+    header: str
+    show: Callable[[Any], str]
+    value: Callable[[ComparisonRow], Any] | None = None
+
+    def of(self, row: ComparisonRow) -> Any:
+        """The row's value in this column, None where it has none."""
+        return getattr(row, self.key) if self.value is None else self.value(row)
+
+    def cell(self, row: ComparisonRow, notes: Sequence[Note]) -> str:
+        """The text of a cell, with the numbers of the notes that belong to it."""
+        value = self.of(row)
+        here = (row.name, self.key)
+        marks = [f"[{i}]" for i, (_, cells) in enumerate(notes, start=1) if here in cells]
+        return " ".join([*([] if value is None else [self.show(value)]), *marks])
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _decimals(digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value:,.{digits}f}"
+
+
+_COLUMNS = (
+    _Column("name", "", str),
+    _Column("error", "error\n%", _percent),
+    _Column("rmse", "rmse", _decimals(4)),
+    _Column("pruned", "pruned\n%", _percent, lambda row: None if row.error is None else row.pruned),
+    _Column(
+        "pruned", "pruned\nrmse", _decimals(4), lambda row: None if row.rmse is None else row.pruned
+    ),
+    _Column("nll", "NLL", _decimals(4)),
+    _Column("ece", "ECE", _decimals(4)),
+    _Column("weights_left", "weights\nleft %", _percent),
+    _Column("structure", "structure", str),
+    _Column("clusters", "clusters", _whole),
+    _Column("mean_cluster_length", "mean\nlength", _decimals(2)),
+    _Column("parameters", "parameters", _whole),
+    _Column("flops", "FLOPs", _whole),
+    _Column("bytes", "bytes", _whole),
+    _Column("latency", "latency\nms", lambda seconds: f"{1000 * seconds:.3f}"),
+    _Column("seconds", "train\ns", _decimals(1)),
+    _Column("elbo", "ELBO", _decimals(1)),
+    _Column("elbo_kind", "", str),
+)
+
+
+def _json_value(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

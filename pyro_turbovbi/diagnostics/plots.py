@@ -1,0 +1,266 @@
+"""Pictures of supports, training and comparisons, as figures that belong to the caller.
+
+Every function builds a `matplotlib.figure.Figure` directly: nothing is registered with pyplot, so
+no global state changes and nothing must be closed. Colours are those of Okabe and Ito, and each
+curve also has its own marker or dash, so that no picture depends on colour vision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pyro_turbovbi.compression.regularity import regularity
+from pyro_turbovbi.diagnostics._panels import DPI, Panel, draw_panels, panel_width
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES = ("-", "--", "-.", (0, (1, 1)))
+_LABELLED_MULTIPLES = (1.0, 2.0, 5.0)
+_WIDEST = 1700
+_COLOUR_LABEL = "P(kept)"
+
+
+def support_matrices(
+    supports: Mapping[str, Tensor],
+    *,
+    xlabel: str = "input",
+    ylabel: str = "output unit",
+    column_ticks: int | None = None,
+    heading: str | None = None,
+) -> matplotlib.figure.Figure:
+    """Draws the supports of several fits side by side.
+
+    Weights are viewed as the matrix (out, everything else). Each title tells the fraction of
+    weights left and the number of clusters (maximal runs along a row), counting an element as kept
+    where its probability exceeds 1/2.
+
+    Args:
+        supports: Probabilities in [0, 1] or masks of one weight, by name of the fit.
+        xlabel: What a column is.
+        ylabel: What a row is.
+        column_ticks: Distance of the ticks along the columns, for instance the width of an image
+            whose pixels the columns are.
+        heading: A line above the pictures.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InvalidArgumentError: If there is nothing to draw or a value lies outside [0, 1].
+        ShapeError: If a tensor has no axis.
+    """
+    _require(supports)
+    panels = [
+        Panel(_matrix(values), _title(name, values), xlabel, ylabel, column_ticks)
+        for name, values in supports.items()
+    ]
+    per_row = max(1, _WIDEST // max(map(panel_width, panels)))
+    grid = [panels[start : start + per_row] for start in range(0, len(panels), per_row)]
+    return draw_panels(grid, heading=heading, colour_label=_COLOUR_LABEL)
+
+
+def support_before_after(
+    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    labels: tuple[str, str] = ("before", "after"),
+    xlabel: str = "input",
+    ylabel: str = "output unit",
+    column_ticks: int | None = None,
+    heading: str | None = None,
+) -> matplotlib.figure.Figure:
+    """Draws supports before and after training, one fit a row.
+
+    Args:
+        pairs: The support before and after, by name of the fit; see `support_matrices`.
+        labels: What the two columns are.
+        xlabel: What a column of a matrix is.
+        ylabel: What a row of a matrix is.
+        column_ticks: Distance of the ticks along the columns.
+        heading: A line above the pictures.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InvalidArgumentError: If there is nothing to draw or a value lies outside [0, 1].
+        ShapeError: If a tensor has no axis.
+    """
+    _require(pairs)
+    grid = [
+        [
+            Panel(_matrix(values), _title(f"{name}: {label}", values), xlabel, ylabel, column_ticks)
+            for label, values in zip(labels, pair, strict=True)
+        ]
+        for name, pair in pairs.items()
+    ]
+    return draw_panels(grid, heading=heading, colour_label=_COLOUR_LABEL)
+
+
+def elbo_curves(
+    curves: Mapping[str, Sequence[float]], *, heading: str = "Evidence lower bound in training"
+) -> matplotlib.figure.Figure:
+    """Draws the ELBO of every epoch, one curve a fit.
+
+    The axis is linear, or symmetric-logarithmic where the values span more than a factor of 20:
+    the first epochs of a fit otherwise flatten all the rest.
+
+    Args:
+        curves: ELBO in nats after each epoch, by name of the fit (for instance `fit.history.elbo`).
+        heading: A line above the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InvalidArgumentError: If there is no curve or a curve is empty.
+    """
+    _require(curves)
+    for name, values in curves.items():
+        if not values:
+            raise InvalidArgumentError(f"the curve {name!r} is empty", accepted="at least 1 epoch")
+    figure, axes = _single_axes(heading, "epoch", "ELBO (nats)")
+    for i, (name, values) in enumerate(curves.items()):
+        marker = _MARKERS[i % len(_MARKERS)]
+        axes.plot(
+            range(1, len(values) + 1),
+            list(values),
+            label=name,
+            color=_COLOURS[i % len(_COLOURS)],
+            linestyle=_DASHES[i % len(_DASHES)],
+            marker=marker,
+            markersize=5,
+            markevery=max(1, len(values) // 8),
+        )
+    _scale_elbo_axis(axes, [v for values in curves.values() for v in values if math.isfinite(v)])
+    axes.locator_params(axis="x", integer=True)
+    axes.legend(fontsize=9, frameon=False, loc="lower right")
+    return figure
+
+
+def pareto(
+    points: Mapping[str, tuple[float, float]], *, error_label: str = "error"
+) -> matplotlib.figure.Figure:
+    """Draws error against weights left; the line joins the fits that no other fit beats in both.
+
+    Args:
+        points: Fraction of weights left in (0, 1] and error, by name of the fit.
+        error_label: Name of the vertical axis.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InvalidArgumentError: If there is no point or a fraction lies outside (0, 1].
+    """
+    _require(points)
+    for name, (left, _) in points.items():
+        if not 0.0 < left <= 1.0:
+            raise InvalidArgumentError(
+                f"weights left of {name!r} is out of range", given=left, accepted="(0, 1]"
+            )
+    figure, axes = _single_axes("Error against size", "weights left (%)", error_label)
+    front = pareto_front(list(points.values()))
+    axes.step(
+        [100 * left for left, _ in front],
+        [error for _, error in front],
+        where="post",
+        color="#999999",
+        linewidth=1,
+        zorder=1,
+    )
+    for i, (name, (left, error)) in enumerate(points.items()):
+        axes.scatter(
+            [100 * left],
+            [error],
+            s=64,
+            label=name,
+            zorder=2,
+            color=_COLOURS[i % len(_COLOURS)],
+            marker=_MARKERS[i % len(_MARKERS)],
+        )
+    _percent_axis(axes)
+    axes.set_xlim(70 * min(left for left, _ in points.values()), 140.0)
+    axes.set_ylim(0.0, 1.12 * max(error for _, error in points.values()) or 1.0)
+    axes.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that no other point matches or beats in both coordinates, in order of the first."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
+def _single_axes(
+    heading: str, xlabel: str, ylabel: str
+) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=DPI, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    axes.set_title(heading, fontsize=12)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _percent_axis(axes: matplotlib.axes.Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=_LABELLED_MULTIPLES))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _scale_elbo_axis(axes: matplotlib.axes.Axes, values: Sequence[float]) -> None:
+    magnitudes = [abs(value) for value in values if value != 0.0]
+    if magnitudes and max(magnitudes) > 20 * min(magnitudes):
+        from matplotlib.ticker import SymmetricalLogLocator
+
+        threshold = max(1.0, min(magnitudes))
+        axes.set_yscale("symlog", linthresh=threshold)
+        axes.yaxis.set_major_locator(
+            SymmetricalLogLocator(base=10, linthresh=threshold, subs=_LABELLED_MULTIPLES)
+        )
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+
+
+def _matrix(values: Tensor) -> Tensor:
+    """The matrix (out, everything else) as floats; a vector is one row."""
+    if values.ndim == 0:
+        raise ShapeError("a support has no axis", given=(), accepted="at least one axis")
+    matrix = values.detach().float()
+    matrix = matrix.unsqueeze(0) if matrix.ndim == 1 else matrix.flatten(1)
+    if not bool(((matrix >= 0) & (matrix <= 1)).all()):
+        raise InvalidArgumentError(
+            "a support has values outside [0, 1]",
+            given=f"{matrix.min().item():g} to {matrix.max().item():g}",
+            accepted="probabilities or masks",
+        )
+    return matrix
+
+
+def _title(name: str, values: Tensor) -> str:
+    counts = regularity(_matrix(values) > 0.5)
+    return f"{name}\n{100 * counts.density:.3g} % of weights, {counts.clusters} clusters"
+
+
+def _require(items: Mapping[str, object]) -> None:
+    if not items:
+        raise InvalidArgumentError("there is nothing to draw", accepted="at least one entry")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_turbovbi.diagnostics.calibration import (
+    error_rate,
+    expected_calibration_error,
+    negative_log_likelihood,
+    root_mean_square_error,
+)
+from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeError
+
+
+def _case(points: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    probs = (3 * torch.randn(points, classes, generator=generator, dtype=torch.float64)).softmax(1)
+    return probs, torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+
+def _binned_calibration_error(probs: Tensor, labels: Tensor, bins: int) -> float:
+    """The definition, point by point: bins (i / bins, (i + 1) / bins]."""
+    members: dict[int, list[tuple[float, bool]]] = {}
+    for row, label in zip(probs.tolist(), labels.tolist(), strict=True):
+        confidence = max(row)
+        members.setdefault(math.ceil(confidence * bins) - 1, []).append(
+            (confidence, row.index(confidence) == label)
+        )
+    total = 0.0
+    for points in members.values():
+        accuracy = sum(correct for _, correct in points) / len(points)
+        confidence = sum(value for value, _ in points) / len(points)
+        total += len(points) / len(labels) * abs(accuracy - confidence)
+    return total
+
+
+def test_error_rate_counts_wrong_classes() -> None:
+    probs = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4], [0.9, 0.1]])
+    assert error_rate(probs, torch.tensor([0, 1, 1, 1])) == 0.5
+
+
+@pytest.mark.parametrize("bins", [1, 2, 7, 15])
+@pytest.mark.parametrize(("points", "classes"), [(1, 2), (50, 2), (400, 10)])
+def test_calibration_error_equals_its_definition(points: int, classes: int, bins: int) -> None:
+    probs, labels = _case(points, classes, seed=bins)
+    expected = _binned_calibration_error(probs, labels, bins)
+    assert expected_calibration_error(probs, labels, bins) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0.6, 0.75, 1.0])
+@pytest.mark.parametrize("correct", [0, 3, 10])
+def test_calibration_error_with_one_confidence_is_its_distance_to_the_accuracy(
+    confidence: float, correct: int
+) -> None:
+    probs = torch.tensor([[confidence, 1 - confidence]], dtype=torch.float64).repeat(10, 1)
+    labels = (torch.arange(10) >= correct).long()
+    expected = abs(confidence - correct / 10)
+    assert expected_calibration_error(probs, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_edge_belongs_to_the_lower_bin() -> None:
+    probs = torch.tensor([[0.75, 0.25], [0.7, 0.3]], dtype=torch.float64)
+    # In one bin the two errors cancel partly: |(1 + 0) / 2 - 0.725|; in two they would add.
+    value = expected_calibration_error(probs, torch.tensor([0, 1]), bins=4)
+    assert value == pytest.approx(0.225, abs=1e-12)
+
+
+def test_perfectly_calibrated_predictions_have_an_error_near_zero() -> None:
+    probs, labels = _case(200_000, 4)
+    # Standard error of the mean |accuracy - confidence| over 15 bins of about 13,000 points.
+    assert expected_calibration_error(probs, labels) < 5 * 0.5 / (200_000 / 15) ** 0.5
+
+
+def test_negative_log_likelihood_is_the_mean_in_nats() -> None:
+    log_prob = torch.tensor([0.25, 0.5, 0.125], dtype=torch.float64).log()
+    assert negative_log_likelihood(log_prob) == pytest.approx(2 * math.log(2.0), abs=1e-12)
+
+
+def test_negative_log_likelihood_of_a_normal_is_its_entropy_on_average() -> None:
+    normal = torch.distributions.Normal(1.0, torch.tensor(2.0, dtype=torch.float64))
+    torch.manual_seed(0)
+    value = negative_log_likelihood(normal.log_prob(normal.sample((100_000,))))
+    # The log-density of a normal has variance 1/2.
+    assert abs(value - normal.entropy().item()) < 5 * (0.5 / 100_000) ** 0.5
+
+
+def test_root_mean_square_error() -> None:
+    mean, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [4.0], [2.0]])
+    assert root_mean_square_error(mean, y) == pytest.approx((5 / 3) ** 0.5)
+
+
+def test_single_precision_sums_are_exact() -> None:
+    ones = torch.full((3_000_000,), 0.1)
+    assert negative_log_likelihood(ones) == pytest.approx(-float(ones[0]), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", [error_rate, expected_calibration_error])
+def test_lengths_that_differ_and_empty_sets_are_refused(metric: object) -> None:
+    assert callable(metric)
+    with pytest.raises(ShapeError, match="given: 3 and 3|given: 2 and 3"):
+        metric(torch.full((2, 2), 0.5), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(InvalidDataError, match="no point to evaluate"):
+        metric(torch.empty(0, 2), torch.zeros(0, dtype=torch.int64))
+
+
+def test_shapes_that_differ_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"given: \(2, 1\) and \(2,\)"):
+        root_mean_square_error(torch.zeros(2, 1), torch.zeros(2))
+
+
+def test_too_few_bins_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="given: 0; accepted: at least 1"):
+        expected_calibration_error(*_case(3, 2), bins=0)

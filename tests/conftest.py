@@ -1,0 +1,37 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import numpy as np
+import pyro
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Machines differ in speed: a test must not fail because one example took long.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seeds torch, numpy and Python for every test."""
+    pyro.set_rng_seed(0)
+    np.random.seed(0)
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def param_store() -> Iterator[None]:
+    """The package must leave nothing in Pyro's global parameter store.
+
+    A test that runs stock Pyro itself clears the store when it is done.
+    """
+    yield
+    left = list(pyro.get_param_store().keys())
+    pyro.clear_param_store()
+    assert not left, f"left in Pyro's global parameter store: {left}"

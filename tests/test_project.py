@@ -1,0 +1,141 @@
+"""The project's promises about itself: README, versions, pins, tests and documentation."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import pyro_turbovbi
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "pyro_turbovbi"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+# Library modules without a test module at the mirrored path, and the test that covers them.
+TESTED_ELSEWHERE: dict[str, str] = {}
+
+
+def public_modules() -> list[str]:
+    """Dotted names of the library's modules, without private ones and packages' `__init__`."""
+    paths = (path.relative_to(ROOT).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    return sorted(".".join(p.parts) for p in paths if not any(x.startswith("_") for x in p.parts))
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def with_few_epochs(source: str) -> str:
+    short, count = re.subn(r"epochs=\d+", "epochs=1", source)
+    assert count, "the program trains nothing"
+    return short.replace("epochs=1", "epochs=1, progress=False")
+
+
+def test_readme_has_exactly_two_set_up_commands() -> None:
+    section = (ROOT / "README.md").read_text().split("## Set-up")[1].split("\n## ")[0]
+    commands = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert commands is not None
+    lines = [line.split("#")[0].strip() for line in commands[1].splitlines()]
+    assert lines == ["make demo", "make test"]
+
+
+def test_readme_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = (ROOT / "README.md").read_text().split("<!-- first-program -->")[1]
+    source = re.search(r"```python\n(.*?)```", marked, re.DOTALL)
+    assert source is not None
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(with_few_epochs(source[1]), "README.md", "exec"), names)
+    assert (tmp_path / "net.ptv").stat().st_size > 0
+    assert names["module"](names["test"].x).shape == (len(names["test"].y), 10)  # type: ignore
+
+
+def test_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "\n".join(python_blocks(ROOT / "docs" / "quickstart.md"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(with_few_epochs(source), "quickstart.md", "exec"), names)
+    assert names["logits"].isfinite().all()  # type: ignore[attr-defined]
+    assert names["loss"] == names["loss"], "the loss is NaN"
+
+
+def test_versions_agree() -> None:
+    version = PYPROJECT["version"]
+    assert pyro_turbovbi.__version__ == version
+    assert importlib.metadata.version("pyro-turbovbi") == version
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_requirement_is_pinned() -> None:
+    extras = PYPROJECT["optional-dependencies"].values()
+    wanted = [*PYPROJECT["dependencies"], *(name for extra in extras for name in extra)]
+    pins = [
+        line.split("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    missing = {re.split(r"[\[>=<]", name)[0].lower() for name in wanted} - set(pins)
+    assert not missing, f"not pinned in constraints.txt: {missing}"
+
+
+def test_every_pin_is_exact_and_portable() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    bad = [x for x in lines if not x.startswith("#") and not re.fullmatch(r"[\w.-]+==[\w.]+", x)]
+    assert not bad, "pins must name one public version, without a build tag"
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_every_module_has_a_test_module(module: str) -> None:
+    *folders, name = module.split(".")[1:]
+    mirrored = ROOT.joinpath("tests", *folders, f"test_{name}.py")
+    elsewhere = TESTED_ELSEWHERE.get(module)
+    if elsewhere is None:
+        assert mirrored.is_file(), f"{module} has no {mirrored.relative_to(ROOT)}"
+    else:
+        assert (ROOT / elsewhere).is_file(), f"{elsewhere}, named for {module}, is not there"
+        assert not mirrored.is_file(), f"{module} has a test module; take it off the list"
+
+
+def test_api_pages_name_every_public_module_once() -> None:
+    pages = (ROOT / "docs" / "api").glob("*.md")
+    named = [x for p in pages for x in re.findall(r"^::: (\S+)$", p.read_text(), re.MULTILINE)]
+    assert sorted(named) == public_modules()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().split("nav:")[1]
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert pages == set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_in_the_documentation_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    layers = [path.stem for path in PACKAGE.iterdir() if not path.stem.startswith("_")]
+    starts = "|".join([*layers, *pyro_turbovbi.__all__])
+    names = re.findall(rf"`((?:{starts})\.[A-Za-z_.]+)", text)
+    names += re.findall(r"`((?:pyro_turbovbi|ptv)\.[A-Za-z_.]+)", text)
+    unknown = [name for name in names if not exists(name)]
+    assert not unknown, f"{page.name} names what is not there: {unknown}"
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name, as the documentation writes it, leads to an object or a file."""
+    parts = name.rstrip(".").split(".")
+    if parts[-1] in ("py", "md", "json"):
+        return True
+    found: object = pyro_turbovbi
+    for part in parts[1:] if parts[0] in ("pyro_turbovbi", "ptv") else parts:
+        if not hasattr(found, part) and isinstance(found, ModuleType):
+            importlib.import_module(f"{found.__name__}.{part}")
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True

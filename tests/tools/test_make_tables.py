@@ -1,0 +1,105 @@
+"""The documentation's tables are what the generator makes of the recorded results."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "tools" / "make_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+RESULT = {
+    "case": "a case",
+    "protocol": "Last epoch.",
+    "device": "a processor",
+    "rows": [
+        {
+            "method": "chain",
+            "seeds": [0, 1],
+            "test_error_percent": {"median": 2.0, "min": 1.5, "max": 2.25},
+            "clusters": {"median": 1234, "min": 1234, "max": 1234},
+            "structure": "10-5-2",
+            "epoch_cost_ratio": None,
+            "support_f1": 0.99,
+        },
+        {"method": "adam", "seeds": [2], "test_error_percent": 1.0},
+    ],
+}
+
+
+@pytest.mark.parametrize("relative", ["README.md", "docs/benchmarks.md", "docs/gallery.md"])
+def test_what_is_committed_is_what_the_generator_makes(tables: ModuleType, relative: str) -> None:
+    path = ROOT / relative
+    assert path.read_text() == tables.outputs(ROOT)[path], "run `make tables`"
+
+
+def test_no_results_give_one_honest_row(tables: ModuleType) -> None:
+    lines = tables.render_results([]).splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith("| not measured yet |")
+
+
+def test_a_result_becomes_a_table_with_its_protocol(tables: ModuleType) -> None:
+    text = tables.render_results([RESULT])
+    lines = text.splitlines()
+    assert lines[0] == "**a case**"
+    assert lines[2] == (
+        "| method | test error, % | structure | clusters | epoch cost / plain Adam's | support f1 |"
+    )
+    assert lines[4] == "| chain | 2.00 (1.50 - 2.25) | 10-5-2 | 1,234 | - | 0.99 |"
+    assert lines[5] == "| adam | 1.00 | - | - | - | - |"
+    assert lines[7] == "Last epoch. Seeds: 0, 1, 2. Measured on: a processor."
+
+
+def test_a_file_without_a_protocol_is_refused(tables: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text(json.dumps({"case": "a", "device": "b", "rows": []}))
+    with pytest.raises(ValueError, match=r"broken\.json has no protocol"):
+        tables.load_results(tmp_path)
+
+
+def test_the_gallery_shows_the_first_paragraph_of_every_file(
+    tables: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "net.py").write_text('"""A net\nof two lines.\n\nMore."""\n')
+    text = tables.render_gallery(tmp_path)
+    assert "| `models/net.py` | A net of two lines. |" in text
+    assert "| none yet |  |" in text, "guides"
+
+
+def test_check_fails_and_writes_nothing_when_out_of_date(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
+    (tmp_path / "README.md").write_text(readme)
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.main(["--check"]) == 1
+    assert (tmp_path / "README.md").read_text() == readme
+    assert tables.main([]) == 0
+    assert "not measured yet" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "README.md").read_text().startswith("before\n")
+    assert (tmp_path / "README.md").read_text().endswith("\nafter\n")
+    assert tables.main(["--check"]) == 0
+
+
+def test_a_readme_without_the_block_is_refused(tables: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("no markers")
+    with pytest.raises(ValueError, match="needs a block"):
+        tables.outputs(tmp_path)

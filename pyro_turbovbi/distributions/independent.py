@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class IndependentSupport(SupportDistribution):
         """Probability of an active element, a scalar in double precision."""
         return self._density
 
-    def maximise(self, posterior: SupportPosterior) -> Self:
+    def maximise(self, posterior: SupportPosterior) -> IndependentSupport:
         """The density that fits a posterior best: its mean probability, within [1e-6, 1 - 1e-6].
 
         Args:
@@ -54,7 +54,8 @@ class IndependentSupport(SupportDistribution):
             A new distribution.
         """
         density = bounded(float(posterior.probs.double().mean()))
-        return self._with_batch(type(self)(self.event_shape, density, self._validate_args))
+        new = IndependentSupport(self.event_shape, density, self._validate_args)
+        return new.expand(self.batch_shape)
 
     def _posterior(
         self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class MarkovChainSupport(SupportDistribution):
         """Stationary log-odds of an active element, a scalar in double precision."""
         return self.p01.log() - self.p10.log()
 
-    def maximise(self, posterior: SupportPosterior) -> Self:
+    def maximise(self, posterior: SupportPosterior) -> MarkovChainSupport:
         """Baum-Welch M-step on both transition probabilities; never lowers the evidence.
 
         Args:
@@ -99,9 +99,8 @@ class MarkovChainSupport(SupportDistribution):
         first = posterior.probs.reshape(-1, *self._view).select(self._axis, 0).double()
         ones = float(first.sum())
         p01, p10 = maximise_chain_law(self.law, counts, ones, first.numel() - ones)
-        return self._with_batch(
-            type(self)(self.event_shape, p01, p10, self.dim, self._validate_args)
-        )
+        new = MarkovChainSupport(self.event_shape, p01, p10, self.dim, self._validate_args)
+        return new.expand(self.batch_shape)
 
     def _posterior(
         self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool

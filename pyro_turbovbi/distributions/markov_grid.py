@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ class MarkovGridSupport(SupportDistribution):
         row, column = (ChainLaw(float(p01), float(p10)) for p01, p10 in self._transitions())
         return row, column
 
-    def maximise(self, posterior: SupportPosterior) -> Self:
+    def maximise(self, posterior: SupportPosterior) -> MarkovGridSupport:
         """M-step on density and mean runs, as if the prior were normalised.
 
         Unlike a chain's, this step can lower the evidence: the normaliser, which it leaves out,
@@ -126,7 +126,7 @@ class MarkovGridSupport(SupportDistribution):
             for counts, run in zip(posterior.pairwise, (self.row_run, self.column_run), strict=True)
         )
         row_run, column_run = runs
-        new = type(self)(
+        new = MarkovGridSupport(
             self.event_shape,
             density,
             (row_run, column_run),
@@ -136,7 +136,7 @@ class MarkovGridSupport(SupportDistribution):
             gibbs_sweeps=self.gibbs_sweeps,
             validate_args=self._validate_args,
         )
-        return self._with_batch(new)
+        return new.expand(self.batch_shape)
 
     def _transitions(self) -> list[tuple[Tensor, Tensor]]:
         odds = self._density / (1 - self._density)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from torch.distributions import constraints
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 from pyro_turbovbi.kernels import GridMessages, GridTransitions, check_finite
+
+DistributionT = TypeVar("DistributionT", bound="SupportDistribution")
 
 _LOWEST = 1e-30
 _HIGHEST = 1.0 - 1e-12
@@ -120,7 +122,7 @@ class SupportDistribution(TorchDistribution):
             return self._posterior(llr.detach(), start, pairwise, log_evidence)
 
     @abstractmethod
-    def maximise(self, posterior: SupportPosterior) -> Self:
+    def maximise(self, posterior: SupportPosterior) -> SupportDistribution:
         """M-step of expectation maximisation: the parameters that fit a posterior best.
 
         Args:
@@ -134,7 +136,9 @@ class SupportDistribution(TorchDistribution):
             InvalidArgumentError: If the posterior lacks the expected transition counts.
         """
 
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Self:
+    def expand(
+        self: DistributionT, batch_shape: Sequence[int], _instance: object = None
+    ) -> DistributionT:
         """The same distribution over a batch of independent supports.
 
         Args:
@@ -188,9 +192,6 @@ class SupportDistribution(TorchDistribution):
     @abstractmethod
     def _total_log_prob(self, value: Tensor) -> Tensor:
         """`[count]` log-probabilities of `[count, *event]` supports."""
-
-    def _with_batch(self, new: Self) -> Self:
-        return new.expand(self.batch_shape)
 
 
 def probability(value: Any, name: str) -> Tensor:

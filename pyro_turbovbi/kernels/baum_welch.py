@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pyro_turbovbi.kernels.chain import ChainLaw
 
 _FLOOR = 1e-6
-_ROUNDS = 50
+_ROUNDS = 500
+_CONVERGED = 1e-12
 
 Counts = Sequence[Sequence[float]]
 
@@ -38,13 +39,14 @@ def maximise_chain_law(law: ChainLaw, counts: Counts, ones: float, zeros: float)
         The maximising law, both probabilities within [1e-6, 1 - 1e-6].
     """
     (n00, n01), (n10, n11) = counts
-    p01, p10 = law
     for _ in range(_ROUNDS):
-        tangent = (ones + zeros) / (p01 + p10)
+        tangent = (ones + zeros) / (law.p01 + law.p10)
         p01 = _smaller_root(tangent, n00 + n01 + ones + tangent, n01 + ones)
         p10 = _smaller_root(tangent, n11 + n10 + zeros + tangent, n10 + zeros)
-        p01, p10 = bounded(p01), bounded(p10)
-    return ChainLaw(p01, p10)
+        before, law = law, ChainLaw(bounded(p01), bounded(p10))
+        if all(math.isclose(*pair, rel_tol=_CONVERGED) for pair in zip(before, law, strict=True)):
+            break
+    return law
 
 
 def maximise_run(density: float, counts: Counts) -> float:

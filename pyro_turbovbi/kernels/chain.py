@@ -43,7 +43,7 @@ class ChainLaw(NamedTuple):
     p10: float
 
     @classmethod
-    def stationary(cls, density: float, mean_run: float) -> ChainLaw:
+    def stationary(cls, density: float, mean_run: float | int) -> ChainLaw:
         """The law with a given stationary probability of ones and mean length of a run of ones.
 
         Args:
@@ -137,7 +137,9 @@ def chain_posterior(
         ShapeError: If `llr` has no elements or no such dim.
     """
     leading = _chain_first(llr.detach(), dim)
-    solved = chain_messages(leading.flatten(1), law, pairwise=pairwise, log_evidence=log_evidence)
+    check_finite(leading)
+    columns = leading.reshape(len(leading), -1)
+    solved = chain_messages(columns, law, pairwise=pairwise, log_evidence=log_evidence)
     extrinsic = (solved.log_odds + law.log_odds).view(leading.shape).to(llr.dtype)
     extrinsic = extrinsic.movedim(0, dim).contiguous()
     chains, evidence, counts = leading.shape[1:], solved.log_evidence, solved.transitions
@@ -199,7 +201,6 @@ def chain_log_evidence(
         One log-evidence in nats per chain: the shape of `llr` without `dim`, in its dtype.
 
     Raises:
-        NumericalError: If an element of `llr` is not finite.
         ShapeError: If `llr` has no elements or no such dim.
     """
     leading = _chain_first(llr, dim)
@@ -240,14 +241,13 @@ def check_finite(llr: Float[Tensor, "*shape"], *, site: str | None = None) -> No
 
 
 def _chain_first(llr: Tensor, dim: int) -> Tensor:
-    """`llr` in double precision, checked, the chain's dim leading also in memory."""
+    """`llr` in double precision, the chain's dim leading also in memory."""
     if llr.numel() == 0 or not -llr.dim() <= dim < llr.dim():
         raise ShapeError(
             "no chain can run there",
             given=f"dim {dim} of a tensor of shape {tuple(llr.shape)}",
             accepted="a dim of a tensor with at least one dim and one element",
         )
-    check_finite(llr)
     return llr.movedim(dim, 0).contiguous().double()
 
 

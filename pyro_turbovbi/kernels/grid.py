@@ -123,10 +123,8 @@ def grid_posterior(
     _check(llr, row, column, sweeps, damping, start)
     local = llr.double().reshape(-1, *llr.shape[-2:])
     across, down = _initial_messages(local, start)
-    done, residual = 0, math.inf
-    while done < sweeps and residual > tolerance:
-        done += 1
-        wanted = tolerance > 0 or done == sweeps
+    for done in range(1, sweeps + 1):
+        wanted = tolerance > 0 or done == sweeps  # any sweep may be the last one then
         options = {"pairwise": pairwise and wanted, "log_evidence": log_evidence and wanted}
         previous = down
         rows, update = _pass(local + previous, row, -1, options)
@@ -134,6 +132,8 @@ def grid_posterior(
         columns, update = _pass(local + across, column, -2, options)
         down = torch.lerp(update, previous, damping)
         residual = float((down - previous).abs_().max())
+        if residual <= tolerance > 0:
+            break
     # rows and columns were solved under exactly these messages: the Bethe terms belong together
     belief = local + across + previous
     extrinsic = (across + down).add_(row.log_odds).view(llr.shape).to(llr.dtype)

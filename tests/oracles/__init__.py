@@ -1,0 +1,1 @@
+"""Slow, independent computations that the fast ones are compared with."""

@@ -20,6 +20,9 @@ from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.kernels import ChainLaw
 
 
+Number = float | int
+
+
 @runtime_checkable
 class Support(Protocol):
     """Anything that makes a support distribution for a weight of a given shape."""
@@ -47,7 +50,7 @@ class Independent:
         InvalidArgumentError: If the density is outside (0, 1).
     """
 
-    density: float = 0.05
+    density: Number = 0.05
 
     def __post_init__(self) -> None:
         _check_probability("density", self.density)
@@ -83,8 +86,8 @@ class Chain:
             mean run.
     """
 
-    density: float = 0.05
-    mean_run: float = 5.0
+    density: Number = 0.05
+    mean_run: Number = 5.0
     dim: int | None = None
 
     def __post_init__(self) -> None:
@@ -96,7 +99,7 @@ class Chain:
             )
 
     @classmethod
-    def from_transitions(cls, p01: float, p10: float, dim: int | None = None) -> Chain:
+    def from_transitions(cls, p01: Number, p10: Number, dim: int | None = None) -> Chain:
         """The same prior from its transition probabilities.
 
         Args:
@@ -152,26 +155,18 @@ class Grid:
             run.
     """
 
-    density: float = 0.05
-    mean_run: tuple[float, float] | float = (5.0, 5.0)
+    density: Number = 0.05
+    mean_run: Number | Sequence[Number] = (5.0, 5.0)
     sweeps: int = 2
-    damping: float = 0.0
-    tolerance: float = 0.0
+    damping: Number = 0.0
+    tolerance: Number = 0.0
 
     def __post_init__(self) -> None:
         _check_probability("density", self.density)
-        runs = self.mean_run
-        if isinstance(runs, int | float):
-            runs = (runs, runs)
-        if not isinstance(runs, tuple | list) or len(runs) != 2:
-            raise InvalidArgumentError(
-                "mean_run of a grid is not understood",
-                given=self.mean_run,
-                accepted="a number, or a pair (along rows, along columns)",
-            )
+        runs = _run_pair(self.mean_run)
         for name, run in zip(("along rows", "along columns"), runs, strict=True):
             _check_mean_run(f"mean_run {name}", run, self.density)
-        object.__setattr__(self, "mean_run", (float(runs[0]), float(runs[1])))
+        object.__setattr__(self, "mean_run", runs)
         self._check_schedule()
 
     def distribution(self, shape: Sequence[int]) -> MarkovGridSupport:
@@ -186,14 +181,14 @@ class Grid:
         Raises:
             ShapeError: If the shape has fewer than two dims or no elements.
         """
-        assert isinstance(self.mean_run, tuple)
+        row, column = _run_pair(self.mean_run)
         return MarkovGridSupport(
             shape,
             self.density,
-            self.mean_run,
+            (row, column),
             sweeps=self.sweeps,
-            damping=self.damping,
-            tolerance=self.tolerance,
+            damping=float(self.damping),
+            tolerance=float(self.tolerance),
         )
 
     def _check_schedule(self) -> None:
@@ -211,11 +206,23 @@ class Grid:
                 )
 
 
+def _run_pair(runs: Number | Sequence[Number]) -> tuple[float, float]:
+    """Mean runs along rows and along columns from one number or a pair."""
+    pair = (runs, runs) if isinstance(runs, int | float) else tuple(runs)
+    if len(pair) != 2 or not all(map(_is_number, pair)):
+        raise InvalidArgumentError(
+            "mean_run of a grid is not understood",
+            given=runs,
+            accepted="a number, or a pair (along rows, along columns)",
+        )
+    return float(pair[0]), float(pair[1])
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_probability(name: str, value: float) -> None:
+def _check_probability(name: str, value: Number) -> None:
     if not _is_number(value) or not 0.0 < value < 1.0:
         raise InvalidArgumentError(
             f"{name} is no probability strictly between 0 and 1",
@@ -224,7 +231,7 @@ def _check_probability(name: str, value: float) -> None:
         )
 
 
-def _check_mean_run(name: str, value: float, density: float) -> None:
+def _check_mean_run(name: str, value: Number, density: Number) -> None:
     smallest = max(1.0, density / (1.0 - density))
     # from_transitions goes through density and back: allow for its rounding
     if not _is_number(value) or not smallest * (1.0 - 1e-12) <= value < float("inf"):

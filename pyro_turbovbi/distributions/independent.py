@@ -60,7 +60,7 @@ class IndependentSupport(SupportDistribution):
     def _posterior(
         self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool
     ) -> SupportPosterior:
-        prior = float(self.prior_log_odds)
+        prior = self.prior_log_odds.item()
         log_odds, evidence = llr + prior, None
         if log_evidence:
             batch = llr.shape[: llr.dim() - len(self.event_shape)]

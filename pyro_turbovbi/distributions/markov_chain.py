@@ -69,7 +69,7 @@ class MarkovChainSupport(SupportDistribution):
     @property
     def law(self) -> ChainLaw:
         """Transition probabilities as plain floats."""
-        return ChainLaw(float(self.p01), float(self.p10))
+        return ChainLaw(self.p01.item(), self.p10.item())
 
     @property
     def density(self) -> Tensor:

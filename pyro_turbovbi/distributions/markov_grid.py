@@ -97,7 +97,7 @@ class MarkovGridSupport(SupportDistribution):
     @property
     def laws(self) -> tuple[ChainLaw, ChainLaw]:
         """Laws of the chains along the rows and along the columns, as plain floats."""
-        row, column = (ChainLaw(float(p01), float(p10)) for p01, p10 in self._transitions())
+        row, column = (ChainLaw(p01.item(), p10.item()) for p01, p10 in self._transitions())
         return row, column
 
     def maximise(self, posterior: SupportPosterior) -> MarkovGridSupport:
@@ -122,7 +122,7 @@ class MarkovGridSupport(SupportDistribution):
         runs = (
             maximise_run(density, counts.double().reshape(-1, 2, 2).sum(0).tolist())
             if counts.sum() > 0  # a grid of one row has no vertical pairs
-            else float(run)
+            else run.item()
             for counts, run in zip(posterior.pairwise, (self.row_run, self.column_run), strict=True)
         )
         row_run, column_run = runs

@@ -211,7 +211,7 @@ def probability(value: Any, name: str) -> Tensor:
         InvalidArgumentError: If it is no number in (0, 1].
     """
     tensor = torch.as_tensor(value, dtype=torch.float64)
-    if tensor.dim() != 0 or not 0.0 < float(tensor) <= 1.0:
+    if tensor.dim() != 0 or not 0.0 < tensor.item() <= 1.0:
         raise InvalidArgumentError(
             f"{name} is not a probability above 0", given=value, accepted="a number in (0, 1]"
         )

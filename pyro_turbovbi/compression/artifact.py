@@ -200,7 +200,14 @@ def _decode_layer(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> nn.M
         raise ArtifactError(
             "the file has an unknown layer type", given=entry["type"], accepted=LAYERS_BY_NAME
         )
-    cls, config = LAYERS_BY_NAME[entry["type"]].cls, entry["config"]
+    line, config = LAYERS_BY_NAME[entry["type"]], entry["config"]
+    cls = line.cls
+    if set(config) != set(line.settings):
+        raise ArtifactError(
+            f"the file has a {cls.__name__} with the wrong settings",
+            given=sorted(config),
+            accepted=line.settings,
+        )
     if cls is InputSelect:
         state = {"indices": decode_selection(parts["keep"], config["size"], config["count"])}
         return rebuild(cls, config, state)

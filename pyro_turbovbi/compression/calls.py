@@ -84,19 +84,13 @@ RESHAPES: frozenset[object] = frozenset(
 )
 """Functions and methods that may turn (batch, ...) into (batch, features)."""
 
-SIZE_QUERIES: frozenset[object] = frozenset(
-    {
-        "size",
-        "dim",
-        "numel",
-        getattr,
-        operator.getitem,
-        operator.mul,
-        operator.floordiv,
-        operator.add,
-    }
+SIZE_ARITHMETIC: frozenset[object] = frozenset(
+    {operator.getitem, operator.mul, operator.floordiv, operator.add}
 )
-"""What may be computed from the shape of a value."""
+"""What may be computed from sizes."""
+
+SIZE_QUERIES: frozenset[object] = SIZE_ARITHMETIC | {"size", "dim", "numel", getattr}
+"""The same, and how the shape of a value is asked for."""
 
 
 def layer_for(

@@ -8,6 +8,7 @@ inputs) is refused by name.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
@@ -19,6 +20,7 @@ from pyro_turbovbi.compression.calls import (
     FUNCTIONS,
     METHODS,
     RESHAPES,
+    SIZE_ARITHMETIC,
     SIZE_QUERIES,
     layer_for,
 )
@@ -135,32 +137,23 @@ class _Reader:
             raise _not_a_chain(node, "is a second input")
 
     def _is_size(self, node: fx.Node) -> bool:
-        if node.target not in SIZE_QUERIES:
+        """Whether a call asks for a shape or computes with sizes; if so, its value is noted."""
+        source, *rest = node.args or (None,)
+        known = all(n in self.sizes for n in node.all_input_nodes if n is not source)
+        if node.target not in SIZE_QUERIES or not known or not isinstance(source, fx.Node):
             return False
-        if node.target is getattr and node.args[1] != "shape":
+        subject: Any
+        if source in self.sizes:
+            subject = self.sizes[source]
+        elif node.target in SIZE_ARITHMETIC or (node.target is getattr and rest != ["shape"]):
             return False
-        known = self.shapes.keys() | self.sizes.keys()
-        if not set(node.all_input_nodes) <= known:
-            return False
-        if node.target in ("size", "dim", "numel", getattr):
-            source = node.args[0]
-            assert isinstance(source, fx.Node)
-            if source not in self.shapes:
-                return False
-            stand_in: object = torch.empty(self.shapes[source], device="meta")
-        elif all(source in self.sizes for source in node.all_input_nodes):
-            stand_in = self._known(node.args[0])
         else:
-            return False
-        rest = [self._known(arg) for arg in node.args[1:]]
-        if isinstance(node.target, str):
-            self.sizes[node] = getattr(stand_in, node.target)(*rest)
-        else:
-            assert callable(node.target)
-            self.sizes[node] = node.target(stand_in, *rest)
+            subject = torch.empty(self.shapes[source], device="meta")
+        self.sizes[node] = _call(node, subject, *self._known((rest, node.kwargs)))
         return True
 
     def _known(self, arg: Any) -> Any:
+        """The arguments of a call with sizes in the place of the nodes that stand for them."""
         return fx.node.map_arg(arg, lambda node: self.sizes[node])
 
     def _append(self, node: fx.Node) -> None:
@@ -170,13 +163,7 @@ class _Reader:
         path, layer = self._layer(node)
         where = node.name if path is None else path
         check_layer(layer, where)
-        for parameter in layer.parameters():
-            if id(parameter) in self.parameters:
-                raise UnsupportedError(
-                    f"layer '{where}' shares its parameters with an earlier layer",
-                    accepted="a chain in which every layer is used once",
-                )
-            self.parameters.add(id(parameter))
+        self._refuse_shared(layer, where)
         before = self.value.shape
         _check_dims(layer, before, where)
         layer = rebuild(type(layer), config_of(layer), layer.state_dict())
@@ -186,6 +173,15 @@ class _Reader:
         self.shapes[node] = self.value.shape
         name = self._unique(where.replace(".", "_"))
         self.links.append(Link(path, name, layer, tuple(before[1:]), tuple(self.value.shape[1:])))
+
+    def _refuse_shared(self, layer: nn.Module, where: str) -> None:
+        for parameter in layer.parameters():
+            if id(parameter) in self.parameters:
+                raise UnsupportedError(
+                    f"layer '{where}' shares its parameters with an earlier layer",
+                    accepted="a chain in which every layer is used once",
+                )
+            self.parameters.add(id(parameter))
 
     def _layer(self, node: fx.Node) -> tuple[str | None, nn.Module]:
         if node.op == "call_module":
@@ -204,13 +200,7 @@ class _Reader:
     def _reshape(self, node: fx.Node) -> nn.Module:
         """A flatten or an identity, judged by what the call does to the example's shape."""
         stand_in = torch.empty(self.value.shape, device="meta")
-        rest = [self._known(arg) for arg in node.args[1:]]
-        kwargs = {name: self._known(arg) for name, arg in node.kwargs.items()}
-        if isinstance(node.target, str):
-            shape = getattr(stand_in, node.target)(*rest, **kwargs).shape
-        else:
-            assert callable(node.target)
-            shape = node.target(stand_in, *rest, **kwargs).shape
+        shape = _call(node, stand_in, *self._known((node.args[1:], node.kwargs))).shape
         if shape == stand_in.shape:
             return nn.Identity()
         if shape == stand_in.flatten(1).shape:
@@ -233,6 +223,14 @@ class _Reader:
         taken = {link.name for link in self.links}
         numbered = chain([name], (f"{name}_{i}" for i in count(1)))
         return next(n for n in numbered if n not in taken and not hasattr(nn.Sequential, n))
+
+
+def _call(node: fx.Node, subject: Any, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Repeats a traced call on another value."""
+    if isinstance(node.target, str):
+        return getattr(subject, node.target)(*rest, **kwargs)
+    assert callable(node.target)
+    return node.target(subject, *rest, **kwargs)
 
 
 def _check_dims(layer: nn.Module, shape: torch.Size, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,12 +101,25 @@ def compress(
     cut = cut_masked(pruned, example)
     left = cut.masks(masks)
     error = verify(pruned, cut.module, inputs)
-    timed: list[float] | list[None] = [None, None]
+    timed: Sequence[float | None] = (None, None)
     if measure_latency:
         timed = latency_of([copy.deepcopy(net).eval(), cut.module], example)
-    before, after = chain_of(net, example), chain_of(cut.module, example)
+    report = _report(net, cut.module, masks, left, example, timed, error)
+    return Compressed(cut.module, report, left)
+
+
+def _report(
+    net: nn.Module,
+    cut: nn.Module,
+    masks: Mapping[str, Tensor],
+    left: Mapping[str, Tensor],
+    example: Tensor,
+    timed: Sequence[float | None],
+    error: float,
+) -> CompressionReport:
+    before, after = chain_of(net, example), chain_of(cut, example)
     by_layer = {name: regularity(mask) for name, mask in left.items()}
-    report = CompressionReport(
+    return CompressionReport(
         total=sum(mask.numel() for mask in masks.values()),
         masked=sum(int(mask.sum()) for mask in masks.values()),
         kept=sum(part.kept for part in by_layer.values()),
@@ -114,18 +127,17 @@ def compress(
         structure_dense=structure_of(before),
         regularity=by_layer,
         regularity_total=Regularity.total(by_layer.values()),
-        parameters=parameters_of(cut.module),
+        parameters=parameters_of(cut),
         parameters_dense=parameters_of(net),
         flops=flops_of(after),
         flops_dense=flops_of(before),
-        bytes=len(serialise(cut.module)),
+        bytes=len(serialise(cut)),
         bytes_dense=sum(t.numel() * t.element_size() for t in net.state_dict().values()),
         latency=timed[1],
         latency_dense=timed[0],
         latency_batch=example.shape[0],
         max_error=error,
     )
-    return Compressed(cut.module, report, left)
 
 
 def verify(pruned: nn.Module, cut: nn.Module, inputs: Tensor) -> float:
@@ -149,19 +161,23 @@ def verify(pruned: nn.Module, cut: nn.Module, inputs: Tensor) -> float:
     noise = torch.randn(NOISE, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))
     scale = inputs.double().square().mean().sqrt().clamp_min(1e-3)
     pair = [copy.deepcopy(net).double().eval() for net in (pruned, cut)]
-    largest = deviation = 0.0
+    sizes: list[Tensor] = []
+    deviations: list[Tensor] = []
     with torch.inference_mode():
         for batch in (*inputs.split(BATCH), noise.to(inputs.device) * scale):
-            expected, actual = (net(batch.double()) for net in pair)
+            # A copy for each: a layer of the user's may write into its input.
+            expected, actual = (net(batch.clone().double()) for net in pair)
             if expected.shape != actual.shape:
                 raise VerificationError(
                     "the cut network's output has another shape than the masked network's",
                     given=str(tuple(actual.shape)),
                     accepted=str(tuple(expected.shape)),
                 )
-            largest = max(largest, float(expected.abs().max()))
-            deviation = max(deviation, float((expected - actual).abs().max()))
-    error = deviation / largest if largest > 0 else deviation
+            sizes.append(expected.abs().max())
+            deviations.append((expected - actual).abs().max())
+    # Tensor maxima pass NaN on, so that an overflow in either network fails the check.
+    largest, deviation = float(torch.stack(sizes).max()), float(torch.stack(deviations).max())
+    error = deviation / largest if largest else deviation
     if not error <= TOLERANCE:
         raise VerificationError(
             "the cut network does not compute what the masked network computes",

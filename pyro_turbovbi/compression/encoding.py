@@ -32,11 +32,11 @@ def pack_bits(mask: Bool[Tensor, "*shape"]) -> UInt8[Tensor, " bytes"]:
     return (padded * torch.tensor(_BIT_VALUES, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
 
-def unpack_bits(packed: UInt8[Tensor, " bytes"], count: int) -> Bool[Tensor, " count"]:
+def unpack_bits(packed: Tensor, count: int) -> Bool[Tensor, " count"]:
     """Inverse of `pack_bits`.
 
     Args:
-        packed: The bytes.
+        packed: The bytes; they come from a file and are checked.
         count: Number of entries.
 
     Returns:

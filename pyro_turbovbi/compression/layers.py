@@ -97,6 +97,11 @@ class LayerType:
     arguments: tuple[str, ...] = ()
     dims: int | None = None
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of all constructor arguments that `config_of` gives."""
+        return (*self.arguments, "bias") if self.role is Role.WEIGHTED else self.arguments
+
 
 _CONV = (
     "in_channels",

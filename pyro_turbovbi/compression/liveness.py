@@ -20,7 +20,7 @@ from pyro_turbovbi.compression.layers import has_zero_padding
 from pyro_turbovbi.compression.stages import Stage
 
 FLATNESS = 1e-12
-"""Relative spread below which a constant channel counts as equal at all positions (double precision)."""
+"""Relative spread below which a constant channel counts as equal at all positions."""
 
 
 def settle(stages: list[Stage]) -> None:

@@ -108,8 +108,11 @@ def latency_of(nets: Sequence[nn.Module], inputs: Tensor) -> list[float]:
 
 
 def _timed(net: nn.Module, inputs: Tensor) -> float:
+    batch = inputs.clone()  # a layer of the user's may write into its input
+    if inputs.is_cuda:
+        torch.cuda.synchronize(inputs.device)
     start = time.perf_counter()
-    net(inputs)
+    net(batch)
     if inputs.is_cuda:
         torch.cuda.synchronize(inputs.device)
     return time.perf_counter() - start

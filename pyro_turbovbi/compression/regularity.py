@@ -258,5 +258,5 @@ def _block_count(matrix: Bool[Tensor, "rows cols"], height: int, width: int) -> 
     return BlockCount(blocks=int(occupied.sum()), cells=int(cells), block_rows=tall)
 
 
-def _ratio(numerator: float, denominator: float) -> float:
+def _ratio(numerator: int, denominator: int) -> float:
     return numerator / denominator if denominator else 0.0

@@ -86,7 +86,8 @@ def _stage(link: Link, before: list[Link]) -> Stage:
                 accepted="such a layer only behind the last weighted layer",
             )
     weight = link.layer.get_parameter("weight").detach().double()
-    weight = weight.reshape(weight.shape[0], weight.shape[1], -1).clone()
+    # Adding zero copies, and turns -0.0 (a negative weight times a mask) into a plain, cheap zero.
+    weight = weight.reshape(weight.shape[0], weight.shape[1], -1) + 0.0
     given = link.layer.bias
     bias = weight.new_zeros(weight.shape[0])
     if isinstance(given, Tensor):

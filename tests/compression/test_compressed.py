@@ -1,0 +1,163 @@
+"""Compress: verification, the report's numbers and the table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_turbovbi.compression import compress, load, masked, regularity
+from pyro_turbovbi.compression.compressed import verify
+from pyro_turbovbi.errors import InvalidDataError, VerificationError
+from tests.compression.nets import mlp, random_masks, randomise
+
+
+def hand_made() -> tuple[nn.Sequential, dict[str, torch.Tensor]]:
+    """Inputs 0 and 2 feed hidden unit 0; unit 1 is constant; unit 2 is unread."""
+    net = mlp(4, 3, 2)
+    first = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    second = torch.tensor([[1, 1, 0], [1, 1, 0]])
+    return net, {"0.weight": first, "2.weight": second}
+
+
+def test_report_of_a_hand_made_case(tmp_path: Path) -> None:
+    net, masks = hand_made()
+    result = compress(net, masks, torch.randn(300, 4))
+    report = result.report
+    assert (report.total, report.masked, report.kept) == (18, 10, 4)
+    assert report.mask_density == 10 / 18
+    assert report.weights_left == 4 / 18
+    assert report.structure == (2, 1)
+    assert str(report.structure) == "2-1"
+    assert f"{report.structure_dense}" == "4-3"
+    assert (report.flops_dense, report.flops) == (2 * (12 + 6), 2 * (2 + 2))
+    assert (report.parameters_dense, report.parameters) == (12 + 3 + 6 + 2, 2 + 1 + 2 + 2)
+    assert report.bytes_dense == 4 * 23
+    assert report.latency_batch == 256
+    assert report.latency is not None
+    assert report.latency > 0
+    assert {name: tuple(m.shape) for name, m in result.masks.items()} == {
+        "0.weight": (1, 2),
+        "2.weight": (2, 1),
+    }
+    assert report.regularity["0.weight"] == regularity(torch.ones(1, 2))
+    assert report.regularity_total.kept == 4
+    assert report.regularity_total.clusters == 3
+    assert result.save(tmp_path / "net.ptv") == report.bytes
+    x = torch.randn(7, 4)
+    assert torch.equal(load(tmp_path / "net.ptv")(x), result.module(x))
+
+
+def test_outputs_in_single_precision() -> None:
+    for seed in range(20):
+        net = randomise(mlp(30, 40, 20, 5, activation=nn.Tanh), seed)
+        masks = random_masks(net, seed, biases=True)
+        result = compress(net, masks, torch.randn(20, 30), measure_latency=False)
+        x = torch.randn(500, 30)
+        expected = masked(net, masks)(x)
+        error = (result.module(x) - expected).abs().max()
+        assert error <= 1e-5 * expected.abs().max()
+        assert result.report.max_error <= 1e-6
+
+
+def test_structure_and_flops_of_a_convolution_net() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(54, 8),
+        nn.ReLU(),
+        nn.Linear(8, 2),
+    )
+    features = torch.zeros(8, 6, 9)
+    features[:, :2, :5] = 1
+    report = compress(net, {"6.weight": features.flatten(1)}, torch.randn(2, 1, 12, 12)).report
+    assert report.structure_dense == (1, 4, 6, 54, 8)
+    assert report.structure == (1, 4, 2, 10, 8)
+    assert report.flops_dense == 2 * (36 * 100 + 6 * 36 * 9 + 54 * 8 + 16)
+    assert report.flops == 2 * (36 * 100 + 2 * 36 * 9 + 10 * 8 + 16)
+
+
+def test_latency_is_optional() -> None:
+    report = compress(*hand_made(), torch.randn(3, 4), measure_latency=False).report
+    assert report.latency is report.latency_dense is None
+    assert report.latency_batch == 3
+
+
+def test_without_masks_everything_is_left() -> None:
+    report = compress(mlp(4, 3, 2), {}, torch.randn(3, 4), measure_latency=False).report
+    assert report.weights_left == report.mask_density == 1.0
+    assert str(report.structure) == "4-3"
+
+
+def test_report_is_json_and_a_table() -> None:
+    result = compress(*hand_made(), torch.randn(3, 4))
+    plain = json.loads(json.dumps(result.report.to_dict()))
+    assert plain["structure"] == "2-1"
+    assert plain["units"] == [2, 1]
+    assert plain["weights_left"] == 4 / 18
+    assert plain["regularity"]["2.weight"]["clusters"] == 2
+    table = repr(result)
+    assert "22.22%" in table
+    assert "4-3" in table
+    assert "0.weight" in table
+
+
+def test_verification_sees_a_wrong_weight_and_an_overflow() -> None:
+    net = mlp(4, 3, 2).eval()
+    wrong = mlp(4, 3, 2).eval()
+    wrong.load_state_dict(net.state_dict())
+    assert verify(net, wrong, torch.randn(5, 4)) == 0.0
+    wrong[2].bias.data[0] += 1e-3
+    with pytest.raises(VerificationError, match="deviation"):
+        verify(net, wrong, torch.zeros(5, 4))
+    wrong[2].bias.data[0] = torch.nan
+    with pytest.raises(VerificationError, match="nan"):
+        verify(net, wrong, torch.randn(5, 4))
+    with pytest.raises(VerificationError, match="shape"):
+        verify(net, mlp(4, 3, 1).eval(), torch.randn(5, 4))
+
+
+def test_verification_does_not_rely_on_the_given_inputs() -> None:
+    net, wrong = mlp(4, 3, 2).eval(), mlp(4, 3, 2).eval()
+    wrong.load_state_dict(net.state_dict())
+    wrong[0].weight.data[:, 3] += 0.1
+    inputs = torch.randn(5, 4)
+    inputs[:, 3] = 0.0
+    with pytest.raises(VerificationError):
+        verify(net, wrong, inputs)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        torch.zeros(0, 4),
+        torch.zeros(4),
+        torch.full((2, 4), torch.nan),
+        torch.zeros(2, 4, dtype=torch.long),
+    ],
+    ids=["empty", "no batch", "nan", "integers"],
+)
+def test_refuses_inputs(inputs: torch.Tensor) -> None:
+    with pytest.raises(InvalidDataError, match=r"given.*accepted"):
+        compress(mlp(4, 3, 2), {}, inputs)
+
+
+def test_net_inputs_and_masks_are_untouched() -> None:
+    net, masks = hand_made()
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm1d(4), *net)
+    masks = {f"{int(name[0]) + 2}.weight": mask for name, mask in masks.items()}
+    state = {name: t.clone() for name, t in net.state_dict().items()}
+    inputs = torch.randn(10, 4)
+    copies = inputs.clone(), {name: mask.clone() for name, mask in masks.items()}
+    compress(net, masks, inputs)
+    assert torch.equal(inputs, copies[0])
+    assert all(torch.equal(mask, copies[1][name]) for name, mask in masks.items())
+    assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
+    assert net.training

@@ -19,7 +19,6 @@ from pyro_turbovbi.distributions import (
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.kernels import ChainLaw
 
-
 Number = float | int
 
 
@@ -141,6 +140,9 @@ class Chain:
 @dataclass(frozen=True)
 class Grid:
     """A chain along every row and every column of the matrix view, with one stationary density.
+
+    Both couplings add up: what long runs in both directions do to the prior is told at
+    `distributions.MarkovGridSupport`.
 
     Attributes:
         density: Stationary probability of an active weight, inside (0, 1).

@@ -53,6 +53,16 @@ def test_log_prob_takes_rows_and_columns_the_right_way_round() -> None:
     torch.testing.assert_close(grid.log_prob(states), oracle, **EXACT)
 
 
+def test_strong_coupling_in_both_directions_has_a_sparse_and_a_dense_phase() -> None:
+    grid = MarkovGridSupport((30, 30), 0.05, (5.0, 5.0), sweeps=20)
+    assert float(grid.log_prob(torch.ones(30, 30))) > float(grid.log_prob(torch.zeros(30, 30)))
+    weak = 0.1 * random_llr(30, 30)
+    assert float(grid.posterior(weak).probs.mean()) > 0.9
+    assert float(grid.posterior(weak - 0.5).probs.mean()) < 0.001
+    nearly_free = MarkovGridSupport((30, 30), 0.05, (1.2, 1.2), sweeps=20)
+    assert float(nearly_free.posterior(weak).probs.mean()) == pytest.approx(0.05, abs=0.01)
+
+
 def test_a_warm_start_reaches_the_fixed_point() -> None:
     llr = random_llr(6, 7)
     grid = MarkovGridSupport((6, 7), 0.3, (2.0, 2.0))

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeError
 
 
-def error_rate(probs: Float[Tensor, "points classes"], labels: Int[Tensor, " points"]) -> float:
+def error_rate(probs: Float[Tensor, "points classes"], labels: Int[Tensor, " labels"]) -> float:
     """Fraction of points whose most probable class is not their label.
 
     Args:
@@ -65,7 +65,7 @@ def negative_log_likelihood(log_prob: Float[Tensor, " points"]) -> float:
 
 
 def expected_calibration_error(
-    probs: Float[Tensor, "points classes"], labels: Int[Tensor, " points"], bins: int = 15
+    probs: Float[Tensor, "points classes"], labels: Int[Tensor, " labels"], bins: int = 15
 ) -> float:
     """Expected calibration error of the top class with bins of equal width.
 

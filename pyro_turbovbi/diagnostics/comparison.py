@@ -70,7 +70,7 @@ class ComparisonRow:
     clusters: int | None = None
     mean_cluster_length: float | None = None
     parameters: int | None = None
-    flops: float | None = None
+    flops: int | None = None
     bytes: int | None = None
     latency: float | None = None
     elbo: float | None = None
@@ -272,7 +272,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _whole(value: float) -> str:
+def _whole(value: int | float) -> str:
     return f"{value:,.0f}"
 
 

@@ -56,7 +56,7 @@ def support_matrices(
 
     Raises:
         InvalidArgumentError: If there is nothing to draw or a value lies outside [0, 1].
-        ShapeError: If a tensor has no axis.
+        ShapeError: If a tensor has no axis or no element.
     """
     _require(supports)
     panels = [
@@ -92,7 +92,7 @@ def support_before_after(
 
     Raises:
         InvalidArgumentError: If there is nothing to draw or a value lies outside [0, 1].
-        ShapeError: If a tensor has no axis.
+        ShapeError: If a tensor has no axis or no element.
     """
     _require(pairs)
     grid = [
@@ -151,22 +151,30 @@ def pareto(
 ) -> matplotlib.figure.Figure:
     """Draws error against weights left; the line joins the fits that no other fit beats in both.
 
+    A network without any weight left stands at the left edge of the logarithmic axis, and its name
+    says so.
+
     Args:
-        points: Fraction of weights left in (0, 1] and error, by name of the fit.
+        points: Fraction of weights left in [0, 1] and error, by name of the fit.
         error_label: Name of the vertical axis.
 
     Returns:
         The figure.
 
     Raises:
-        InvalidArgumentError: If there is no point or a fraction lies outside (0, 1].
+        InvalidArgumentError: If there is no point or a fraction lies outside [0, 1].
     """
     _require(points)
     for name, (left, _) in points.items():
-        if not 0.0 < left <= 1.0:
+        if not 0.0 <= left <= 1.0:
             raise InvalidArgumentError(
-                f"weights left of {name!r} is out of range", given=left, accepted="(0, 1]"
+                f"weights left of {name!r} is out of range", given=left, accepted="[0, 1]"
             )
+    edge = 0.5 * min((left for left, _ in points.values() if left > 0.0), default=0.02)
+    points = {
+        name if left > 0.0 else f"{name} (no weight left)": (max(left, edge), error)
+        for name, (left, error) in points.items()
+    }
     figure, axes = _single_axes("Error against size", "weights left (%)", error_label)
     front = pareto_front(list(points.values()))
     axes.step(
@@ -243,8 +251,12 @@ def _scale_elbo_axis(axes: matplotlib.axes.Axes, values: Sequence[float]) -> Non
 
 def _matrix(values: Tensor) -> Tensor:
     """The matrix (out, everything else) as floats; a vector is one row."""
-    if values.ndim == 0:
-        raise ShapeError("a support has no axis", given=(), accepted="at least one axis")
+    if values.ndim == 0 or values.numel() == 0:
+        raise ShapeError(
+            "a support has no element or no axis",
+            given=tuple(values.shape),
+            accepted="at least one of each",
+        )
     matrix = values.detach().float()
     matrix = matrix.unsqueeze(0) if matrix.ndim == 1 else matrix.flatten(1)
     if not bool(((matrix >= 0) & (matrix <= 1)).all()):

@@ -96,5 +96,5 @@ def test_the_real_set() -> None:
     assert [tuple(part.x.shape) for part in splits] == [(55000, 784), (5000, 784), (10000, 784)]
     assert splits.test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     pixels = torch.cat([splits.train.x, splits.validation.x])
-    assert (pixels.min(), pixels.max()) == (0.0, 1.0)
+    assert [pixels.min().item(), pixels.max().item()] == [0.0, 1.0]
     assert pixels.mean().item() == pytest.approx(0.1307, abs=1e-4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -80,6 +82,6 @@ def test_all_arrangements_occur() -> None:
         ({"weights": 53}, "5 clusters of 10 in 53 weights; accepted: at least 54"),
     ],
 )
-def test_impossible_problems_are_refused(arguments: dict[str, int], message: str) -> None:
+def test_impossible_problems_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         data.recovery(**arguments)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -98,9 +99,10 @@ def test_single_precision_sums_are_exact() -> None:
 
 
 @pytest.mark.parametrize("metric", [error_rate, expected_calibration_error])
-def test_lengths_that_differ_and_empty_sets_are_refused(metric: object) -> None:
-    assert callable(metric)
-    with pytest.raises(ShapeError, match="given: 3 and 3|given: 2 and 3"):
+def test_lengths_that_differ_and_empty_sets_are_refused(
+    metric: Callable[[Tensor, Tensor], float],
+) -> None:
+    with pytest.raises(ShapeError, match="given: 2 and 3"):
         metric(torch.full((2, 2), 0.5), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(InvalidDataError, match="no point to evaluate"):
         metric(torch.empty(0, 2), torch.zeros(0, dtype=torch.int64))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,10 @@ def _net(outputs: int = 3) -> nn.Sequential:
 
 def _masks(net: nn.Sequential) -> dict[str, Tensor]:
     """Half the hidden units lose their incoming weights."""
-    masks = {f"{i}.weight": torch.ones_like(net[i].weight, dtype=torch.bool) for i in (0, 2)}
+    masks = {
+        f"{i}.weight": torch.ones_like(net.get_parameter(f"{i}.weight"), dtype=torch.bool)
+        for i in (0, 2)
+    }
     masks["0.weight"][:3] = False
     return masks
 
@@ -110,7 +114,7 @@ def test_a_net_with_several_inputs_cannot_be_cut() -> None:
             return a + b
 
     batches = [{"a": torch.zeros(5, 2), "b": torch.ones(5, 2), "y": torch.zeros(5).long()}]
-    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    loader: Any = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     assert compare({"fit": FakeFit(Sum())}, loader).rows[0].uncut == "it has 2 inputs"
 
 
@@ -124,7 +128,7 @@ def test_the_table_has_every_column_and_no_empty_one() -> None:
         clusters=1234,
         mean_cluster_length=2.345,
         parameters=56789,
-        flops=1e5,
+        flops=100_000,
         bytes=2048,
         latency=0.00123,
         elbo=-1234.56,
@@ -136,11 +140,9 @@ def test_the_table_has_every_column_and_no_empty_one() -> None:
         "error pruned weights mean latency train "
         "% % NLL ECE left % structure clusters length parameters FLOPs bytes ms s ELBO"
     )
-    assert (
-        lines[3].split()
-        == (
-            "a 3.12 4.00 0.5000 0.0123 2.56 3-2 1,234 2.35 56,789 100,000 2,048 1.230 1.0 -1,234.6 bound"
-        ).split()
+    assert " ".join(lines[3].split()) == (
+        "a 3.12 4.00 0.5000 0.0123 2.56 3-2 1,234 2.35 56,789 100,000 2,048 1.230 1.0 "
+        "-1,234.6 bound"
     )
 
 
@@ -209,7 +211,7 @@ def test_the_plot_shows_percent_and_leaves_out_what_is_not_cut() -> None:
     axes = Comparison(rows).plot().axes[0]
     assert axes.get_ylabel() == "error (%)"
     assert [c.get_label() for c in axes.collections] == ["a"]
-    assert axes.collections[0].get_offsets().tolist() == [[50.0, 10.0]]
+    assert np.asarray(axes.collections[0].get_offsets()).tolist() == [[50.0, 10.0]]
     with pytest.raises(InvalidArgumentError, match="nothing to draw"):
         Comparison(rows[1:]).plot()
 

@@ -75,13 +75,15 @@ class BayesianNet(nn.Module):
         self.likelihood = copy.deepcopy(likelihood)
         self.prior = prior
         self.num_data: int | None = None
-        names = [name for name, _ in self.net.named_parameters()]
-        self._priors = prior.select(names, weight_matrices(self.net))
+        # Kept, since walking the module tree at every step would cost a tenth of a small net's step.
+        self._parameters_by_name = dict(self.net.named_parameters())
+        self._priors = prior.select(self._parameters_by_name, weight_matrices(self.net))
+        self._points = self._select_points()
 
     @property
     def sites(self) -> dict[str, WeightSite]:
         """Weight sites by name, in the net's order: shape, prior, start value."""
-        parameters = dict(self.net.named_parameters())
+        parameters = self._parameters_by_name
         return {
             name: WeightSite(name, parameters[name].shape, prior, parameters[name].detach())
             for name, prior in self._priors.items()
@@ -90,7 +92,11 @@ class BayesianNet(nn.Module):
     @property
     def points(self) -> dict[str, nn.Parameter]:
         """Parameters of the net and the likelihood that are trained as points, by name."""
-        net = {f"net.{n}": p for n, p in self.net.named_parameters() if n not in self._priors}
+        return dict(self._points)
+
+    def _select_points(self) -> dict[str, nn.Parameter]:
+        named = self._parameters_by_name.items()
+        net = {f"net.{n}": p for n, p in named if n not in self._priors}
         noise = {f"likelihood.{n}": p for n, p in self.likelihood.named_parameters()}
         return {name: p for name, p in (net | noise).items() if p.requires_grad}
 
@@ -128,12 +134,12 @@ class BayesianNet(nn.Module):
         Returns:
             The targets.
         """
-        parameters = dict(self.net.named_parameters())
+        parameters = self._parameters_by_name
         weights = {
             name: prior.sample(name, parameters[name].shape, init=parameters[name].detach())
             for name, prior in self._priors.items()
         }
-        for name, parameter in self.points.items():
+        for name, parameter in self._points.items():
             local_param(name, parameter)
         output = self.output(weights, x)
         rows = num_rows(x)

@@ -13,48 +13,49 @@ from torch import Tensor, nn
 
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.families.factors import NormalFactor, make_factor
-from pyro_turbovbi.priors.base import SubstituteWeights, WeightSite, discover_weights, start_value
+from pyro_turbovbi.priors.base import (
+    SubstituteWeights,
+    WeightSite,
+    discover_weights,
+    start_value,
+)
+
+#: Start of the posterior scales, in units of 1 / sqrt(fan-in).
+INIT_SCALE = 0.3
 
 
 class TurboGuide(nn.Module):
-    """A Pyro guide for any model whose weights come from priors of this package.
+    """A Pyro guide over the weights of any model that draws them from priors of this package.
 
-    All parameters exist after construction. It is what `TurboVBI` trains, and stock `pyro.infer.SVI` accepts it as
-    well (with score-function gradients for the supports, which is slow to converge: that is what Turbo-VBI is for).
+    All parameters exist after construction. It is what `TurboVBI` trains, and stock
+    `pyro.infer.SVI` accepts it as well (with score-function gradients for the supports, which
+    converge slowly: that is what Turbo-VBI is for).
 
     Args:
-        model: The Pyro model.
-        example: One batch of positional arguments; the model is run twice to find its sites.
-        example_kwargs: Keyword arguments of that batch.
+        sites: Weight sites by name: ``bnn.sites`` of a lifted net, or `discover_weights`.
+        autoguide: Guide of the model's other latent sites, if it has any.
         init_scale: Start of the posterior standard deviations, in units of 1 / sqrt(fan-in).
 
     Raises:
-        UnsupportedError: if the model draws no weight from a prior of this package, if a weight's prior cannot be
-            handled, or if another latent site is discrete.
+        UnsupportedError: if there are no sites, or a site's prior cannot be handled.
     """
 
     def __init__(
         self,
-        model: Callable[..., Any],
-        example: tuple[Any, ...],
+        sites: Mapping[str, WeightSite],
         *,
-        example_kwargs: Mapping[str, Any] | None = None,
-        init_scale: float = 0.3,
+        autoguide: AutoNormal | None = None,
+        init_scale: float = INIT_SCALE,
     ) -> None:
         super().__init__()
-        run = partial(model, *example, **(example_kwargs or {}))
-        self.sites: dict[str, WeightSite] = discover_weights(run)
-        if not self.sites:
+        if not sites:
             raise UnsupportedError(
                 "the model draws no weight from a prior of this package",
                 accepted="ptv.lift(net, ...), or a Pyro model that calls prior.sample(name, shape)",
             )
-        self.factors = nn.ModuleList(make_factor(site, init_scale) for site in self.sites.values())
-        others = _other_latents(_without_weights(run, self.sites))
-        self.autoguide = _autoguide(_without_weights(model, self.sites), others) if others else None
-        if self.autoguide is not None:  # Pyro creates an autoguide's parameters at its first call
-            with pyro.settings.context(module_local_params=True):
-                self.autoguide(*example, **(example_kwargs or {}))
+        self.sites = dict(sites)
+        self.factors = nn.ModuleList(make_factor(site, init_scale) for site in sites.values())
+        self.autoguide = autoguide
 
     def __iter__(self) -> Iterator[NormalFactor]:
         return iter(self.factors)  # type: ignore[arg-type]
@@ -68,20 +69,35 @@ class TurboGuide(nn.Module):
         return weights
 
 
-def _other_latents(fixed: Callable[..., Any]) -> list[str]:
-    trace = poutine.trace(fixed).get_trace()
-    latents = list(trace.stochastic_nodes)
-    discrete = [name for name in latents if trace.nodes[name]["fn"].has_enumerate_support]
-    if discrete:
-        raise UnsupportedError(
-            "the model has discrete latent sites outside the weight priors",
-            given=", ".join(discrete),
-            accepted="continuous latent sites, or stock SVI with a guide of your own",
-        )
-    return latents
+def turbo_guide(
+    model: Callable[..., Any], *args: Any, init_scale: float = INIT_SCALE, **kwargs: Any
+) -> TurboGuide:
+    """Build the guide of a Pyro model by running it on one batch of its arguments.
+
+    Args:
+        model: The Pyro model.
+        *args: Its arguments, for one batch.
+        init_scale: See `TurboGuide`.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        UnsupportedError: if the model draws no weight from a prior of this package, if a weight's
+            prior cannot be handled, or if another latent site is discrete.
+    """
+    sites = discover_weights(model, *args, **kwargs)
+    fixed = _without_weights(model, sites)
+    others = _other_latents(partial(fixed, *args, **kwargs))
+    if not others:
+        return TurboGuide(sites, init_scale=init_scale)
+    with pyro.settings.context(module_local_params=True):
+        autoguide = AutoNormal(poutine.block(fixed, expose=others), init_scale=0.1)
+        autoguide(*args, **kwargs)  # Pyro creates an autoguide's parameters at its first call
+    return TurboGuide(sites, autoguide=autoguide, init_scale=init_scale)
 
 
-def _without_weights(model: Callable[..., Any], sites: dict[str, WeightSite]) -> Callable[..., Any]:
+def _without_weights(
+    model: Callable[..., Any], sites: Mapping[str, WeightSite]
+) -> Callable[..., Any]:
     """The model with its weights fixed at their start values."""
     values = {name: start_value(site) for name, site in sites.items()}
 
@@ -92,6 +108,14 @@ def _without_weights(model: Callable[..., Any], sites: dict[str, WeightSite]) ->
     return fixed
 
 
-def _autoguide(fixed: Callable[..., Any], others: list[str]) -> AutoNormal:
-    with pyro.settings.context(module_local_params=True):
-        return AutoNormal(poutine.block(fixed, expose=others), init_scale=0.1)
+def _other_latents(fixed: Callable[[], Any]) -> list[str]:
+    trace = poutine.trace(fixed).get_trace()
+    latents = list(trace.stochastic_nodes)
+    discrete = [name for name in latents if trace.nodes[name]["fn"].has_enumerate_support]
+    if discrete:
+        raise UnsupportedError(
+            "the model has discrete latent sites outside the weight priors",
+            given=", ".join(discrete),
+            accepted="continuous latent sites, or stock SVI with a guide of your own",
+        )
+    return latents

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from math import lgamma, log, pi
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -61,12 +60,3 @@ def log_prior_evidence(
     """
     constant = concentration * log(rate) - lgamma(concentration)
     return constant + (concentration - 1.0) * log_precision - rate * precision
-
-
-def mixed_log_evidence(
-    prior_log_odds: Float[Tensor, "*shape"],
-    log_likelihood_ratio: Float[Tensor, "*shape"],
-) -> Float[Tensor, "*shape"]:
-    """ln( (1 - p) + p e^L ) with p = sigmoid(prior_log_odds): evidence of an element relative to s = 0."""
-    softplus = torch.nn.functional.softplus
-    return softplus(prior_log_odds + log_likelihood_ratio) - softplus(prior_log_odds)

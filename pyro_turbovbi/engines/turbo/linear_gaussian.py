@@ -157,7 +157,7 @@ class LinearGaussianState:
         noise = self.likelihood.scale
         misfit = self._squared_error(x.double(), targets) / (2.0 * noise**2)
         expected_log_lik = -misfit - 0.5 * targets.numel() * log(2 * pi * noise**2)
-        prior = self.site.prior_bound(self.factor.loc, self.factor.scale)
+        prior = self.site.prior_bound(self.factor.second_moment())
         return -float(expected_log_lik + self.posterior.entropy + prior)
 
     def result(self) -> SampledPosterior:

@@ -1,7 +1,7 @@
 """Module A: closed-form variational updates under the factorised support prior that Module B hands over.
 
-Both forms take m = E[w^2] and the prior log-odds logit(pi) per element and give q(s), the log-likelihood ratio L that
-goes to Module B, and E[rho], the precision under which q(w) is trained.
+Both forms take m = E[w^2] per element and give the log-likelihood ratio L that goes to Module B; with the logit(pi) that
+comes back, q(s_n = 1) = sigmoid(logit(pi_n) + L_n), and E[rho] is the precision under which q(w) is trained.
 
     structured  q(rho | s) q(s)   rho integrated out: L = ln Z_1(m) - ln Z_0(m)      (default)
     mean field  q(rho) q(s)       the published factorisation
@@ -9,6 +9,7 @@ goes to Module B, and E[rho], the precision under which q(w) is trained.
 
 from __future__ import annotations
 
+from math import log, pi
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from pyro_turbovbi.kernels.evidence import (
     expected_precision,
-    log_evidence,
     log_evidence_constant,
     log_prior_evidence,
 )
@@ -27,58 +27,46 @@ Weightlike = Float[Tensor, "*shape"]
 
 
 class ModuleA(NamedTuple):
-    """Result of one closed-form update.
+    """Evidence of one closed-form update.
 
     Attributes:
         llr: L_n, log-likelihood ratio of s_n = 1 against s_n = 0.
-        probs: q(s_n = 1).
-        precision: E[rho_n].
-        base: Sum over elements of the log-evidence under s = 0 (the reference from which `llr` counts); scalar.
+        base: Log-evidence under s = 0, summed over elements (what `llr` counts from); scalar, in nats.
+        precision: E[rho_n] where it does not depend on q(s) any more (mean field); None where it does (structured).
     """
 
     llr: Tensor
-    probs: Tensor
-    precision: Tensor
     base: Tensor
+    precision: Tensor | None = None
 
 
-def structured(second_moment: Weightlike, prior_log_odds: Weightlike, components: Components) -> ModuleA:
-    """Update with q(rho | s) q(s): rho is integrated out exactly.
+def structured(second_moment: Weightlike, components: Components) -> ModuleA:
+    """Update with q(rho | s) q(s): rho is integrated out exactly, L = ln Z_1(m) - ln Z_0(m).
 
     Args:
         second_moment: m = E[w^2].
-        prior_log_odds: logit(pi), the extrinsic message of Module B.
         components: The two Gamma components.
     """
-    llr = log_likelihood_ratio(second_moment, components)
-    base = log_evidence(second_moment, *components.inactive).sum()
-    probs = torch.sigmoid(prior_log_odds + llr)
-    return ModuleA(llr, probs, mixed_precision(second_moment, probs, components), base)
-
-
-def log_likelihood_ratio(second_moment: Weightlike, components: Components) -> Weightlike:
-    """L = ln Z_1(m) - ln Z_0(m)."""
     (a1, b1), (a0, b0) = components
-    half = 0.5 * second_moment
-    llr = (half + b0).log_().mul_(a0 + 0.5).add_((half + b1).log_(), alpha=-(a1 + 0.5))
-    return llr.add_(log_evidence_constant(a1, b1) - log_evidence_constant(a0, b0))
+    inactive = torch.add(b0, second_moment, alpha=0.5).log_().mul_(-(a0 + 0.5))
+    constant = log_evidence_constant(a0, b0)
+    base = inactive.sum() + constant * inactive.numel()
+    llr = torch.add(b1, second_moment, alpha=0.5).log_().mul_(-(a1 + 0.5)).sub_(inactive)
+    return ModuleA(llr.add_(log_evidence_constant(a1, b1) - constant), base)
 
 
 def mixed_precision(second_moment: Weightlike, probs: Weightlike, components: Components) -> Weightlike:
-    """E[rho] = sum_i q(s = i) (a_i + 1/2) / (b_i + m / 2)."""
+    """E[rho] = sum_i q(s = i) (a_i + 1/2) / (b_i + m / 2), of the structured form."""
     active = expected_precision(second_moment, *components.active)
     inactive = expected_precision(second_moment, *components.inactive)
     return torch.lerp(inactive, active, probs)
 
 
-def mean_field(
-    second_moment: Weightlike, prior_log_odds: Weightlike, probs: Weightlike, components: Components
-) -> ModuleA:
-    """Update with q(rho) q(s): first q(rho) given the old q(s), then q(s) given the new q(rho).
+def mean_field(second_moment: Weightlike, probs: Weightlike, components: Components) -> ModuleA:
+    """Update with q(rho) q(s): q(rho) given the present q(s), and the evidence that it leaves for s.
 
     Args:
         second_moment: m = E[w^2].
-        prior_log_odds: logit(pi), the extrinsic message of Module B.
         probs: The present q(s = 1); the update depends on it.
         components: The two Gamma components.
     """
@@ -90,8 +78,6 @@ def mean_field(
     inactive = log_prior_evidence(log_precision, precision, a0, b0)
     llr = log_prior_evidence(log_precision, precision, a1, b1) - inactive
     # ELBO terms that do not involve s: E[ln p(w | rho)], the s = 0 part of E[ln p(rho | s)], entropy of q(rho).
-    likelihood = 0.5 * (log_precision - torch.tensor(2 * torch.pi).log() - second_moment * precision)
+    likelihood = 0.5 * (log_precision - log(2 * pi) - second_moment * precision)
     entropy = torch.distributions.Gamma(concentration, rate).entropy()
-    base = (likelihood + inactive + entropy).sum()
-    return ModuleA(llr, torch.sigmoid(prior_log_odds + llr), precision, base)
-
+    return ModuleA(llr, (likelihood + inactive + entropy).sum(), precision)

@@ -72,7 +72,7 @@ class TurboSettings:
         kl_warmup: Fraction of the training over which the KL weight rises from 0.
         init_scale: Start of the posterior scales, in units of 1 / sqrt(fan-in).
         refresh_every: Steps between closed-form updates of the precisions.
-        messages_every: Steps between message passes; None: a hundredth of the training, at most 100.
+        messages_every: Steps between message passes; None: a fiftieth of the training, at most 100.
         damping: Share of the old value kept in the extrinsic log-odds at every pass, in [0, 1).
         learn_hyper: Learn the support prior's density and transition probabilities by EM.
         weights: "diagonal" q(w) trained by gradients, or "exact": the full-covariance Gaussian of a linear net under
@@ -88,7 +88,7 @@ class TurboSettings:
     kl_weight: float = 1.0
     kl_warmup: float = 0.15
     init_scale: float = 0.3
-    refresh_every: int = 5
+    refresh_every: int = 10
     messages_every: int | None = None
     damping: float = 0.5
     learn_hyper: bool = False
@@ -117,7 +117,7 @@ class TurboSettings:
 
     def message_interval(self, num_steps: int) -> int:
         """Steps between message passes in a training of `num_steps`."""
-        return self.messages_every or max(1, min(100, num_steps // 100))
+        return self.messages_every or max(1, min(100, num_steps // 50))
 
 
 def _require(name: str, value: object, holds: bool, accepted: str) -> None:

@@ -11,13 +11,18 @@ from math import log, pi
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from pyro_turbovbi.engines.turbo.module_a import ModuleA, mean_field, structured
+from pyro_turbovbi.engines.turbo.module_a import (
+    ModuleA,
+    mean_field,
+    mixed_precision,
+    structured,
+)
 from pyro_turbovbi.engines.turbo.module_b import ModuleB
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.errors import NumericalError
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
-from pyro_turbovbi.kernels.evidence import mixed_log_evidence
 from pyro_turbovbi.priors.base import WeightSite
 from pyro_turbovbi.priors.normal import Normal
 from pyro_turbovbi.priors.three_layer import Components, ThreeLayer
@@ -35,8 +40,8 @@ class SiteState(ABC):
     precision: Tensor
 
     @abstractmethod
-    def prior_bound(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """Prior's part of the ELBO at q(w) = Normal(loc, scale^2); scalar, in nats."""
+    def prior_bound(self, second_moment: Tensor) -> Tensor:
+        """Prior's part of the ELBO where q(w) has the given E[w^2]; scalar, in nats."""
 
     def refresh(self, second_moment: Tensor) -> None:
         """Closed-form update of the precision (and of q(s) with Module B's message held)."""
@@ -55,12 +60,11 @@ class FixedPrecision(SiteState):
         assert isinstance(site.prior, Normal)
         self.name = site.name
         self.precision = factor.loc.new_tensor(site.prior.scale**-2)
-        self._numel = site.shape.numel()
 
-    def prior_bound(self, loc: Tensor, scale: Tensor) -> Tensor:
+    def prior_bound(self, second_moment: Tensor) -> Tensor:
         """E_q[ln Normal(w; 0, 1 / rho)] summed over elements."""
-        constant = 0.5 * self._numel * (self.precision.log() - log(2 * pi))
-        return constant - 0.5 * self.precision * _sum_of_squares(loc, scale)
+        constant = 0.5 * second_moment.numel() * (self.precision.log() - log(2 * pi))
+        return constant - 0.5 * self.precision * second_moment.sum()
 
 
 class SpikeSlab(SiteState):
@@ -97,38 +101,47 @@ class SpikeSlab(SiteState):
 
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""
-        self._accept(self._update(second_moment), second_moment)
+        self._accept(self._module_a(second_moment), second_moment)
 
     def exchange(self, second_moment: Tensor) -> None:
-        """See `SiteState.exchange`."""
-        update = self._update(second_moment)
-        if not bool(torch.isfinite(update.llr).all()):
+        """See `SiteState.exchange`.
+
+        Raises:
+            NumericalError: if the log-likelihood ratios are not finite; nothing has been changed then.
+        """
+        evidence = self._module_a(second_moment)
+        if not bool(torch.isfinite(evidence.llr).all()):
             raise NumericalError(
                 f"the log-likelihood ratios of weight {self.name!r} are not finite",
                 accepted="finite posterior means and scales; try a smaller lr",
             )
-        posterior = self.module_b.exchange(update.llr, self.prior_log_odds)
-        held = mixed_log_evidence(self.prior_log_odds, update.llr).sum()
+        posterior = self.module_b.exchange(evidence.llr, self.prior_log_odds)
         assert posterior.log_evidence is not None
+        # Chosen so that the ELBO part is Module B's log-evidence now, and moves with q(s) until the next exchange.
+        held = softplus(self.prior_log_odds + evidence.llr).sum()
         self._offset = posterior.log_evidence.to(held) - held
         with torch.no_grad():
             self._factor.support_log_odds.copy_(posterior.log_odds)
-        self._accept(self._update(second_moment), second_moment)
+        self._accept(evidence, second_moment)
 
-    def _update(self, second_moment: Tensor) -> ModuleA:
+    def _module_a(self, second_moment: Tensor) -> ModuleA:
         if self._settings.factorisation == "structured":
-            return structured(second_moment, self.prior_log_odds, self.components)
-        return mean_field(second_moment, self.prior_log_odds, self.probs, self.components)
+            return structured(second_moment, self.components)
+        return mean_field(second_moment, self.probs, self.components)
 
-    def _accept(self, update: ModuleA, second_moment: Tensor) -> None:
-        self.probs, self.precision = update.probs, update.precision
-        held = mixed_log_evidence(self.prior_log_odds, update.llr).sum()
-        value = update.base + held + self._offset
-        self._tangent = value + 0.5 * (update.precision * second_moment).sum()
+    def _accept(self, evidence: ModuleA, second_moment: Tensor) -> None:
+        log_odds = self.prior_log_odds + evidence.llr
+        self.probs = log_odds.sigmoid()
+        precision = evidence.precision
+        if precision is None:
+            precision = mixed_precision(second_moment, self.probs, self.components)
+        self.precision = precision
+        value = evidence.base + softplus(log_odds).sum() + self._offset
+        self._tangent = value + 0.5 * _dot(precision, second_moment)
 
-    def prior_bound(self, loc: Tensor, scale: Tensor) -> Tensor:
+    def prior_bound(self, second_moment: Tensor) -> Tensor:
         """See `SiteState.prior_bound`."""
-        return self._tangent - 0.5 * (self.precision * (loc.square() + scale.square())).sum()
+        return self._tangent - 0.5 * _dot(self.precision, second_moment)
 
 
 def make_site(site: WeightSite, factor: NormalFactor, settings: TurboSettings) -> SiteState:
@@ -138,5 +151,5 @@ def make_site(site: WeightSite, factor: NormalFactor, settings: TurboSettings) -
     return FixedPrecision(site, factor)
 
 
-def _sum_of_squares(loc: Tensor, scale: Tensor) -> Tensor:
-    return loc.flatten().dot(loc.flatten()) + scale.flatten().dot(scale.flatten())
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return a.flatten().dot(b.flatten())

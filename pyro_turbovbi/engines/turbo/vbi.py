@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -14,12 +14,21 @@ from torch import Tensor, nn
 
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.site import SiteState, make_site
-from pyro_turbovbi.errors import InvalidArgumentError, NumericalError
-from pyro_turbovbi.families.guide import TurboGuide
+from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
+from pyro_turbovbi.families.guide import TurboGuide, turbo_guide
 from pyro_turbovbi.priors.base import SubstituteWeights
 
 #: Steps that the schedules of a bare `TurboVBI` span.
 DEFAULT_STEPS = 5000
+
+
+class _Draw(NamedTuple):
+    """One draw from q(w): per site the scale, the standard normal noise, the weight and E[w^2]."""
+
+    scales: list[Tensor]
+    noises: list[Tensor]
+    weights: dict[str, Tensor]
+    second_moments: list[Tensor]
 
 
 class TurboVBI:
@@ -75,9 +84,9 @@ class TurboVBI:
         """Create all parameters from one batch of the model's arguments; the first step does it otherwise.
 
         Raises:
-            UnsupportedError: if the model cannot be handled, see `TurboGuide`.
+            UnsupportedError: if the model cannot be handled, see `turbo_guide`.
         """
-        self.guide = TurboGuide(self.model, args, init_scale=self.settings.init_scale, example_kwargs=kwargs)
+        self.guide = turbo_guide(self.model, *args, init_scale=self.settings.init_scale, **kwargs)
         self._factors = list(self.guide)
         self.sites = {f.name: make_site(self.guide.sites[f.name], f, self.settings) for f in self._factors}
         self._others = self._other_parameters(*args, **kwargs)
@@ -91,21 +100,24 @@ class TurboVBI:
             The loss, an estimate of -ELBO in nats on the scale of the whole data set, before the step.
 
         Raises:
-            NumericalError: if the loss is not finite; nothing has been changed then.
+            NumericalError: if the loss is not finite; no parameter has been changed then.
         """
         if not self.sites:
             self.setup(*args, **kwargs)
-        self._closed_form_updates()
-        scales, noises, weights = self._draw()
-        log_joint = self._log_joint(weights, *args, **kwargs)
-        loss = float(self._prior_loss(scales)) - float(log_joint.detach())
+        draw = self._draw()
+        self._closed_form_updates(draw.second_moments)
+        log_joint = self._log_joint(draw.weights, *args, **kwargs)
+        loss = float(self._prior_loss(draw.second_moments)) - float(log_joint.detach())
         if not isfinite(loss):
             raise NumericalError(
-                f"the loss is not finite at step {self.steps_done}", given=loss, accepted="a smaller lr, or scaled inputs"
+                f"the loss is not finite at step {self.steps_done}",
+                given=loss,
+                accepted="a smaller lr, or inputs scaled to about unit variance",
             )
-        self._optimizer.zero_grad(set_to_none=False)
+        for parameter in self._others:
+            parameter.grad = None
         (-log_joint).backward()
-        self._set_gradients(scales, noises, weights)
+        self._set_gradients(draw)
         self._decay_rates()
         self._optimizer.step()
         self.steps_done += 1
@@ -113,11 +125,12 @@ class TurboVBI:
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """Estimate of -ELBO in nats on a batch, after an exact exchange; no parameter is changed."""
+        """Estimate of -ELBO in nats on a batch, at the present state; no parameter is changed."""
         if not self.sites:
             self.setup(*args, **kwargs)
-        scales, _, weights = self._draw()
-        return float(self._prior_loss(scales)) - float(self._log_joint(weights, *args, **kwargs))
+        draw = self._draw()
+        log_joint = self._log_joint(draw.weights, *args, **kwargs)
+        return float(self._prior_loss(draw.second_moments)) - float(log_joint)
 
     @torch.no_grad()
     def exchange(self) -> None:
@@ -126,26 +139,24 @@ class TurboVBI:
             site.exchange(factor.second_moment())
 
     @torch.no_grad()
-    def _closed_form_updates(self) -> None:
+    def _closed_form_updates(self, second_moments: list[Tensor]) -> None:
         step, settings = self.steps_done, self.settings
-        if step % settings.message_interval(self.num_steps) == 0:
-            for site in self.sites.values():
-                site.anneal(self.progress)
-            self.exchange()
-        elif step % settings.refresh_every == 0:
-            for factor, site in zip(self._factors, self.sites.values(), strict=True):
-                site.anneal(self.progress)
-                site.refresh(factor.second_moment())
+        exchange = step % settings.message_interval(self.num_steps) == 0
+        if not exchange and step % settings.refresh_every:
+            return
+        for site, second_moment in zip(self.sites.values(), second_moments, strict=True):
+            site.anneal(self.progress)
+            (site.exchange if exchange else site.refresh)(second_moment)
 
     @torch.no_grad()
-    def _draw(self) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+    def _draw(self) -> _Draw:
         scales = [factor.log_scale.exp() for factor in self._factors]
         noises = [torch.randn_like(scale) for scale in scales]
-        weights = {
-            factor.name: torch.addcmul(factor.loc, scale, noise)
-            for factor, scale, noise in zip(self._factors, scales, noises, strict=True)
-        }
-        return scales, noises, weights
+        weights, second_moments = {}, []
+        for factor, scale, noise in zip(self._factors, scales, noises, strict=True):
+            weights[factor.name] = torch.addcmul(factor.loc, scale, noise)
+            second_moments.append((scale * scale).addcmul_(factor.loc, factor.loc))
+        return _Draw(scales, noises, weights, second_moments)
 
     def _log_joint(self, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """ln p(data, other latents | weights) - ln q(other latents); differentiable in weights and parameters."""
@@ -161,17 +172,15 @@ class TurboVBI:
             return trace.log_prob_sum() - guide.log_prob_sum()  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def _prior_loss(self, scales: list[Tensor]) -> Tensor:
+    def _prior_loss(self, second_moments: list[Tensor]) -> Tensor:
         """Sum over sites of KL(q || prior): minus the entropy of q(w), minus the prior's part of the ELBO."""
-        total = scales[0].new_zeros(())
-        for factor, site, scale in zip(self._factors, self.sites.values(), scales, strict=True):
-            total -= factor.entropy() + site.prior_bound(factor.loc, scale)
+        total = second_moments[0].new_zeros(())
+        for factor, site, m in zip(self._factors, self.sites.values(), second_moments, strict=True):
+            total -= factor.entropy() + site.prior_bound(m)
         return total
 
     @torch.no_grad()
-    def _set_gradients(
-        self, scales: list[Tensor], noises: list[Tensor], weights: dict[str, Tensor]
-    ) -> None:
+    def _set_gradients(self, draw: _Draw) -> None:
         """Gradients of loc and log_scale by hand.
 
         With g = dNLL / dw at w = loc + scale * noise and KL weight beta:
@@ -180,17 +189,17 @@ class TurboVBI:
         """
         beta = self.settings.kl_weight_at(self.progress)
         for factor, site, scale, noise in zip(
-            self._factors, self.sites.values(), scales, noises, strict=True
+            self._factors, self.sites.values(), draw.scales, draw.noises, strict=True
         ):
-            gradient = weights[factor.name].grad
-            assert gradient is not None, f"the model does not use weight {factor.name!r}"
-            precision = site.precision
-            pull = noise.mul_(gradient).addcmul_(scale, precision, value=beta)
+            gradient = draw.weights[factor.name].grad
+            if gradient is None:
+                raise UnsupportedError(f"the model does not use its weight {factor.name!r}")
+            pull = noise.mul_(gradient).addcmul_(scale, site.precision, value=beta)
             factor.log_scale.grad = pull.mul_(scale).sub_(beta)
-            factor.loc.grad = gradient.addcmul_(factor.loc, precision, value=beta)
+            factor.loc.grad = gradient.addcmul_(factor.loc, site.precision, value=beta)
 
     def _other_parameters(self, *args: Any, **kwargs: Any) -> list[Tensor]:
-        with torch.no_grad(), SubstituteWeights(self._draw()[2]):
+        with torch.no_grad(), SubstituteWeights(self._draw().weights):
             trace = poutine.trace(self.model, param_only=True).get_trace(*args, **kwargs)
         found = [trace.nodes[name]["value"].unconstrained() for name in trace.param_nodes]
         autoguide = self.guide.autoguide

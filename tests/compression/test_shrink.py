@@ -238,6 +238,7 @@ def test_dead_layer_leaves_one_unit_everywhere(dead: str) -> None:
     cut = assert_same(net, masks, torch.randn(6, 5))
     widths = [layer.in_features for layer in cut if isinstance(layer, nn.Linear)]
     assert widths == [1, 1, 1]
+    assert all(cut.get_parameter(f"{i}.bias").item() == 0 for i in (0, 2))
     outputs = cut(torch.randn(6, 5))
     assert outputs.shape == (6, 2)
     torch.testing.assert_close(outputs, outputs[:1].expand(6, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Batch(tuple[Inputs, Tensor]):
         return self[1]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An iterable over batches that knows how many data points it stands for."""
 

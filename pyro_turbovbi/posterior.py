@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from pyro_turbovbi.likelihoods import Likelihood
 Weights = dict[str, Tensor]
 
 
+@runtime_checkable
 class Posterior(Protocol):
     """A posterior over the weight sites of one net."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.lift import BayesianNet
@@ -27,6 +27,7 @@ class Plan:
     example: Batch
 
 
+@runtime_checkable
 class Engine(Protocol[State]):
     """An inference algorithm. Engines hold settings only; all that changes lives in the state.
 

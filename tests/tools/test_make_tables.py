@@ -77,9 +77,9 @@ def test_the_gallery_shows_the_first_paragraph_of_every_file(
     tables: ModuleType, tmp_path: Path
 ) -> None:
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "net.py").write_text('"""A net\nof two lines.\n\nMore."""\n')
+    (tmp_path / "models" / "net.py").write_text('"""A net\nwith q(w | s).\n\nMore."""\n')
     text = tables.render_gallery(tmp_path)
-    assert "| `models/net.py` | A net of two lines. |" in text
+    assert "| `models/net.py` | A net with q(w \\| s). |" in text
     assert "| none yet |  |" in text, "guides"
 
 

@@ -1,4 +1,4 @@
-"""Training and test data: a `DataLoader`, a `Dataset` or a pair of tensors, seen through one interface."""
+"""Training and test data: `DataLoader`, `Dataset` or pair of tensors, through one interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Inputs: TypeAlias = Tensor | dict[str, Tensor]
 #: A `DataLoader`, a `Dataset`, or a pair of tensors.
 Data: TypeAlias = Any
 
-_ACCEPTED = "a DataLoader, a Dataset, or a pair (x, y) of tensors; batches (x, y) or a dict with the key 'y'"
+_ACCEPTED = (
+    "a DataLoader, a Dataset, or a pair (x, y) of tensors; "
+    "batches (x, y) or a dict with the key 'y'"
+)
 
 
 class Batch(tuple[Inputs, Tensor]):
@@ -50,7 +53,8 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
     """See `data` through the interface of `Batches`.
 
     Args:
-        data: A `DataLoader` (used as it is: its own batch size and order), a `Dataset`, or a pair of tensors.
+        data: A `DataLoader` (used as it is: its own batch size and order), a `Dataset`, or a pair
+            of tensors.
         batch_size: Data points a batch, for the latter two.
         shuffle: A new order in every pass, drawn from torch's generator, for the latter two.
 
@@ -59,7 +63,9 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
         ShapeError: if x and y have different lengths.
     """
     if batch_size < 1:
-        raise InvalidArgumentError("batch_size is out of range", given=batch_size, accepted="1, 2, ...")
+        raise InvalidArgumentError(
+            "batch_size is out of range", given=batch_size, accepted="1, 2, ..."
+        )
     if isinstance(data, DataLoader):
         return _LoaderBatches(data)
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
@@ -68,21 +74,31 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
         if len(data) == 0:  # type: ignore[arg-type]
             raise InvalidDataError("the data set is empty", accepted="at least one data point")
         return _LoaderBatches(DataLoader(data, batch_size=batch_size, shuffle=shuffle))
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
+    if (
+        isinstance(data, tuple | list)
+        and len(data) == 2
+        and all(isinstance(t, Tensor) for t in data)
+    ):
         return _TensorBatches(data[0], data[1], batch_size, shuffle)
-    raise InvalidDataError("data is of an unknown kind", given=type(data).__name__, accepted=_ACCEPTED)
+    raise InvalidDataError(
+        "data is of an unknown kind", given=type(data).__name__, accepted=_ACCEPTED
+    )
 
 
 def as_tensors(data: Data) -> tuple[Inputs, Tensor]:
-    """All inputs and targets of `data`, each as one tensor (named inputs: a dict of tensors), in order."""
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
+    """All inputs and targets, in order, each as one tensor (named inputs: a dict of tensors)."""
+    if (
+        isinstance(data, tuple | list)
+        and len(data) == 2
+        and all(isinstance(t, Tensor) for t in data)
+    ):
         return data[0], data[1]
     parts = list(as_batches(data, batch_size=1024, shuffle=False))
-    first = parts[0].x
     y = torch.cat([part.y for part in parts])
-    if isinstance(first, Tensor):
-        return torch.cat([part.x for part in parts]), y  # type: ignore[misc]
-    return {key: torch.cat([part.x[key] for part in parts]) for key in first}, y  # type: ignore[call-overload]
+    inputs: list[Any] = [part.x for part in parts]
+    if isinstance(inputs[0], Tensor):
+        return torch.cat(inputs), y
+    return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, y
 
 
 def num_rows(x: Inputs) -> int:
@@ -100,13 +116,17 @@ def to_device(x: Inputs, device: torch.device) -> Inputs:
 def _as_batch(batch: Any) -> Batch:
     if isinstance(batch, Mapping):
         if "y" not in batch or len(batch) < 2:
-            raise InvalidDataError("a dict batch lacks targets or inputs", given=list(batch), accepted=_ACCEPTED)
+            raise InvalidDataError(
+                "a dict batch lacks targets or inputs", given=list(batch), accepted=_ACCEPTED
+            )
         inputs = {key: torch.as_tensor(value) for key, value in batch.items() if key != "y"}
         x = inputs["x"] if set(inputs) == {"x"} else inputs
         return Batch((x, torch.as_tensor(batch["y"])))
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return Batch((torch.as_tensor(batch[0]), torch.as_tensor(batch[1])))
-    raise InvalidDataError("a batch is of an unknown kind", given=type(batch).__name__, accepted=_ACCEPTED)
+    raise InvalidDataError(
+        "a batch is of an unknown kind", given=type(batch).__name__, accepted=_ACCEPTED
+    )
 
 
 @dataclass
@@ -136,7 +156,9 @@ class _TensorBatches:
         order = torch.randperm(self.num_data) if self.shuffle else None
         for start in range(0, self.num_data, self.batch_size):
             stop = start + self.batch_size
-            rows: Any = slice(start, stop) if order is None else order[start:stop].to(self.inputs.device)
+            rows: Any = (
+                slice(start, stop) if order is None else order[start:stop].to(self.inputs.device)
+            )
             yield Batch((self.inputs[rows], self.targets[rows]))
 
 
@@ -164,4 +186,13 @@ class _LoaderBatches:
             yield _as_batch(batch)
 
 
-__all__ = ["Batch", "Batches", "Data", "Inputs", "as_batches", "as_tensors", "num_rows", "to_device"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Data",
+    "Inputs",
+    "as_batches",
+    "as_tensors",
+    "num_rows",
+    "to_device",
+]

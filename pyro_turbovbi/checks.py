@@ -41,7 +41,9 @@ def check_data(bnn: BayesianNet, batches: Batches, device: torch.device) -> Batc
 def _check_finite(x: Inputs) -> None:
     for name, value in {"x": x}.items() if isinstance(x, Tensor) else x.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise InvalidDataError(f"input {name!r} contains NaN or infinite values", accepted="finite inputs")
+            raise InvalidDataError(
+                f"input {name!r} contains NaN or infinite values", accepted="finite inputs"
+            )
 
 
 def _run(bnn: BayesianNet, batch: Batch) -> Tensor:

@@ -30,10 +30,12 @@ def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None
     """Put a prior on the weights of a network.
 
     Args:
-        net: Any module; it is copied and never changed. Its present weights are the start values of training.
+        net: Any module; it is copied and never changed. Its present weights are the start values of
+            training.
         likelihood: What the output means, see `pyro_turbovbi.likelihoods`.
         prior: One prior for every weight matrix of linear, convolution and attention layers, or
-            `priors.by_site`. All other parameters (biases, normalisation, embeddings) are trained as points.
+            `priors.by_site`. All other parameters (biases, normalisation, embeddings) are trained
+            as points.
 
     Returns:
         A Pyro model ``bnn(x, y=None)``.
@@ -45,7 +47,9 @@ def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None
         UnsupportedError: if a lazy module has not seen its first input yet.
     """
     if not isinstance(net, nn.Module):
-        raise InvalidArgumentError("net is not a module", given=type(net).__name__, accepted="a torch.nn.Module")
+        raise InvalidArgumentError(
+            "net is not a module", given=type(net).__name__, accepted="a torch.nn.Module"
+        )
     if not isinstance(likelihood, Likelihood):
         raise InvalidArgumentError(
             "likelihood is of the wrong kind",
@@ -59,14 +63,15 @@ def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None
 class BayesianNet(nn.Module):
     """A network under a weight prior: a Pyro model ``bnn(x, y=None)``; made by `lift`.
 
-    Its sample sites are those of the weight priors and the observed site ``y``; parameters without a prior are Pyro
-    params. It works with `poutine.trace`, `Predictive`, `pyro.render_model` and stock `SVI`.
+    Its sample sites are those of the weight priors and the observed site ``y``; parameters without
+    a prior are Pyro params. It works with `poutine.trace`, `Predictive`, `pyro.render_model` and
+    stock `SVI`.
 
     Attributes:
         net: Private copy of the user's network.
         likelihood: Private copy of the likelihood.
-        num_data: Size N of the data set that a batch is drawn from, which scales the log-likelihood by N / batch;
-            None: the batch is the data set. `ptv.fit` sets it.
+        num_data: Size N of the data set that a batch is drawn from, which scales the log-likelihood
+            by N / batch; None: the batch is the data set. `ptv.fit` sets it.
     """
 
     def __init__(self, net: nn.Module, likelihood: Likelihood, prior: BySite) -> None:
@@ -75,7 +80,7 @@ class BayesianNet(nn.Module):
         self.likelihood = copy.deepcopy(likelihood)
         self.prior = prior
         self.num_data: int | None = None
-        # Kept, since walking the module tree at every step would cost a tenth of a small net's step.
+        # Kept: walking the module tree at every step would cost a tenth of a small net's step.
         self._parameters_by_name = dict(self.net.named_parameters())
         self._priors = prior.select(self._parameters_by_name, weight_matrices(self.net))
         self._points = self._select_points()
@@ -114,7 +119,7 @@ class BayesianNet(nn.Module):
             self.num_data = before
 
     def output(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
-        """The network's output under given weights; parameters that are not named keep their values.
+        """The network's output under given weights; the other parameters keep their values.
 
         Args:
             weights: Tensors by parameter name.
@@ -145,7 +150,7 @@ class BayesianNet(nn.Module):
         rows = num_rows(x)
         target = None if y is None else self.likelihood.prepare(y, output)
         with poutine.scale(scale=(self.num_data or rows) / rows), pyro.plate("data", rows, dim=-1):
-            return pyro.sample(TARGET, self.likelihood.distribution(output), obs=target)  # type: ignore[no-any-return]
+            return pyro.sample(TARGET, self.likelihood.distribution(output), obs=target)
 
     def net_with(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the user's network, in eval mode, that carries the given weights."""
@@ -160,7 +165,8 @@ class BayesianNet(nn.Module):
 def weight_matrices(net: nn.Module) -> list[str]:
     """Names of the parameters that get the default prior.
 
-    A tied parameter has one name (torch's first) and counts as a matrix if any layer that uses it is one.
+    A tied parameter has one name (torch's first) and counts as a matrix if any layer that uses it
+    is one.
     """
     name_of = {id(parameter): name for name, parameter in net.named_parameters()}
     found = {
@@ -182,7 +188,8 @@ def _check_parameters(net: nn.Module) -> None:
             )
         if not bool(torch.isfinite(parameter).all()):
             raise InvalidDataError(
-                f"parameter {name!r} of the net contains NaN or infinite values", accepted="finite start values"
+                f"parameter {name!r} of the net contains NaN or infinite values",
+                accepted="finite start values",
             )
 
 

@@ -1,7 +1,8 @@
 """Observation models: what the network's output means.
 
-A likelihood turns an output tensor of shape [batch, ...] into a Pyro distribution over targets whose first dimension
-is the batch. Learned parameters (the noise of `Gaussian`) are ordinary `nn.Parameter`s, trained as points.
+A likelihood turns an output tensor of shape [batch, ...] into a Pyro distribution over targets
+whose first dimension is the batch. Learned parameters (the noise of `Gaussian`) are ordinary
+`nn.Parameter`s, trained as points.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Likelihood(nn.Module, ABC):
             ShapeError: if the shapes do not fit.
         """
         if y.is_floating_point() and not bool(torch.isfinite(y).all()):
-            raise InvalidDataError("the targets contain NaN or infinite values", accepted="finite targets")
+            raise InvalidDataError(
+                "the targets contain NaN or infinite values", accepted="finite targets"
+            )
         self._check_domain(y, output)
         expected = self.distribution(output[:1]).event_shape
         given = self.prepare(y, output).shape[1:]
@@ -59,7 +62,9 @@ class Likelihood(nn.Module, ABC):
             raise ShapeError(
                 f"targets do not fit the network's output under {type(self).__name__}",
                 given=f"targets {tuple(y.shape)}, output {tuple(output.shape)}",
-                accepted=f"targets of shape (batch, {', '.join(map(str, expected))})".replace(", )", ")"),
+                accepted=f"targets of shape (batch, {', '.join(map(str, expected))})".replace(
+                    ", )", ")"
+                ),
             )
 
     @abstractmethod
@@ -67,7 +72,8 @@ class Likelihood(nn.Module, ABC):
 
 
 def _with_events(distribution: dist.TorchDistribution) -> dist.TorchDistribution:
-    return distribution.to_event(len(distribution.batch_shape) - 1)
+    batched: dist.TorchDistribution = distribution.to_event(len(distribution.batch_shape) - 1)
+    return batched
 
 
 def _squeeze_like(y: Tensor, output: Tensor) -> Tensor:
@@ -93,7 +99,9 @@ class Categorical(Likelihood):
         classes = output.shape[-1]
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise InvalidDataError(
-                "class labels have the wrong type", given=y.dtype, accepted="an integer dtype such as torch.int64"
+                "class labels have the wrong type",
+                given=y.dtype,
+                accepted="an integer dtype such as torch.int64",
             )
         if y.numel() and (int(y.min()) < 0 or int(y.max()) >= classes):
             raise InvalidDataError(
@@ -123,7 +131,9 @@ class Bernoulli(Likelihood):
     def _check_domain(self, y: Tensor, output: Tensor) -> None:
         if not bool(((y == 0) | (y == 1)).all()):
             raise InvalidDataError(
-                "binary targets are out of range", given=f"{y.min().item()} .. {y.max().item()}", accepted="0 and 1"
+                "binary targets are out of range",
+                given=f"{y.min().item()} .. {y.max().item()}",
+                accepted="0 and 1",
             )
 
 
@@ -146,18 +156,22 @@ class Poisson(Likelihood):
 
     def _check_domain(self, y: Tensor, output: Tensor) -> None:
         if not bool(((y >= 0) & (y == y.round())).all()):
-            raise InvalidDataError("counts are out of range", given=f"minimum {y.min().item()}", accepted="0, 1, 2, ...")
+            raise InvalidDataError(
+                "counts are out of range",
+                given=f"minimum {y.min().item()}",
+                accepted="0, 1, 2, ...",
+            )
 
 
 class Gaussian(Likelihood):
     """Real targets with Gaussian noise.
 
     Args:
-        scale: Standard deviation of the noise in units of the target, positive: fixed, or the start value where it is
-            learned.
+        scale: Standard deviation of the noise in units of the target, positive: fixed, or the start
+            value where it is learned.
         learn: Learn one noise scale for all targets by gradient steps (default True).
-        heteroscedastic: The net predicts the noise: the last dimension of its output is split in two halves,
-            mean and log scale. `scale` and `learn` then have no effect.
+        heteroscedastic: The net predicts the noise: the last dimension of its output is split in
+            two halves, mean and log scale. `scale` and `learn` then have no effect.
 
     Raises:
         InvalidArgumentError: if `scale` is not a positive finite number.
@@ -165,11 +179,15 @@ class Gaussian(Likelihood):
 
     kind = "regression"
 
-    def __init__(self, scale: float = 1.0, *, learn: bool = True, heteroscedastic: bool = False) -> None:
+    def __init__(
+        self, scale: float = 1.0, *, learn: bool = True, heteroscedastic: bool = False
+    ) -> None:
         super().__init__()
         if not 0.0 < scale < float("inf"):
             raise InvalidArgumentError(
-                "noise scale is out of range", given=scale, accepted="a positive finite standard deviation"
+                "noise scale is out of range",
+                given=scale,
+                accepted="a positive finite standard deviation",
             )
         self.heteroscedastic = heteroscedastic
         log_scale = torch.tensor(log(scale))

@@ -30,7 +30,7 @@ class Posterior(Protocol):
         """Posterior standard deviations by site name; None where the engine has none to give."""
 
     def support_probs(self) -> Weights | None:
-        """P(s = 1 | data) by site name; sites without a support layer are left out. None: no site has one."""
+        """P(s = 1 | data) by name of the sites with a support layer; None where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,9 @@ class DiagonalPosterior:
 
     def draw(self) -> Weights:
         """See `Posterior.draw`."""
-        return {n: torch.addcmul(m, self.scales[n], torch.randn_like(m)) for n, m in self.loc.items()}
+        return {
+            n: torch.addcmul(m, self.scales[n], torch.randn_like(m)) for n, m in self.loc.items()
+        }
 
     def mean(self) -> Weights:
         """See `Posterior.mean`."""
@@ -111,7 +113,7 @@ class Prediction:
 
     @property
     def mean(self) -> Tensor:
-        """Predictive mean of the target (classification: class probabilities), shape [batch, ...]."""
+        """Predictive mean of the target (class probabilities), shape [batch, ...]."""
         return torch.stack([self.likelihood.mean(output) for output in self.outputs]).mean(0)
 
     @property
@@ -120,11 +122,11 @@ class Prediction:
         return self.mean
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """ln of the predictive density of targets, ln mean_s p(y | x, w_s), in nats; shape [batch]."""
+        """Log predictive density of targets, ln mean_s p(y | x, w_s), in nats; shape [batch]."""
         return self.log_likelihood(y).logsumexp(0) - torch.tensor(float(len(self.outputs))).log()
 
     def log_likelihood(self, y: Tensor) -> Tensor:
-        """ln p(y | x, w_s) of every draw s, in nats; shape [draws, batch]."""
+        """Log density ln p(y | x, w_s) under every draw s, in nats; shape [draws, batch]."""
         target = self.likelihood.prepare(y.to(self.outputs.device), self.outputs[0])
         terms = [self.likelihood.distribution(output).log_prob(target) for output in self.outputs]
         return torch.stack(terms)
@@ -148,7 +150,11 @@ def predict(
     bnn.eval()
     try:
         with torch.no_grad():
-            draws = (posterior.draw() for _ in range(num_samples)) if num_samples else (posterior.mean(),)
+            draws = (
+                (posterior.draw() for _ in range(num_samples))
+                if num_samples
+                else (posterior.mean(),)
+            )
             outputs = [_in_chunks(bnn, weights, x, batch_size) for weights in draws]
     finally:
         bnn.train(training)

@@ -5,4 +5,14 @@ from pyro_turbovbi.engines.protocol import Engine, Plan
 from pyro_turbovbi.engines.svi import AUTOGUIDES, SVI
 from pyro_turbovbi.engines.turbo import SpikeAnnealing, Turbo, TurboSettings, TurboVBI
 
-__all__ = ["AUTOGUIDES", "MAP", "SVI", "Engine", "Plan", "SpikeAnnealing", "Turbo", "TurboSettings", "TurboVBI"]
+__all__ = [
+    "AUTOGUIDES",
+    "MAP",
+    "SVI",
+    "Engine",
+    "Plan",
+    "SpikeAnnealing",
+    "Turbo",
+    "TurboSettings",
+    "TurboVBI",
+]

@@ -34,7 +34,6 @@ class Engine(Protocol[State]):
     Attributes:
         name: Short name for tables.
         full_batch: True where every step needs the whole data set as its batch.
-        elbo_kind: What `evaluate` returns the negative of: "exact", "Bethe", "bound" or "log joint".
     """
 
     @property
@@ -54,6 +53,9 @@ class Engine(Protocol[State]):
 
     def evaluate(self, state: State, batch: Batch) -> float:
         """Estimate the loss on a batch without changing anything."""
+
+    def finish(self, state: State) -> None:
+        """Called once, after the last step and before the final `evaluate` and `posterior`."""
 
     def posterior(self, state: State) -> Posterior:
         """The posterior reached so far."""

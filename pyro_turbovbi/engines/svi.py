@@ -9,12 +9,9 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer import SVI as PyroSVI
-from pyro.infer import Trace_ELBO
-
+from pyro import infer, poutine
 from pyro.infer import autoguide as autoguides
-from torch import Tensor
+from pyro.optim import PyroOptim
 
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.engines.protocol import Plan
@@ -38,7 +35,7 @@ _POINT_GUIDES = ("auto_delta",)
 class SVIState:
     """State of one SVI run: Pyro's own `SVI` object, its guide and the last batch of inputs."""
 
-    svi: PyroSVI
+    svi: infer.SVI
     guide: Callable[..., Any]
     bnn: BayesianNet
     example: Batch
@@ -49,7 +46,8 @@ class SVI:
     """Stock `pyro.infer.SVI`, with any autoguide by name or a guide of your own.
 
     Args:
-        guide: One of the names in `AUTOGUIDES`, or a callable ``guide(model)`` that returns a Pyro guide.
+        guide: One of the names in `AUTOGUIDES`, or a callable ``guide(model)`` that returns a Pyro
+            guide.
         lr: Step of Pyro's Adam; ignored where `optim` is given.
         optim: A ready Pyro optimiser.
         loss: A Pyro ELBO; default `Trace_ELBO()`.
@@ -61,8 +59,8 @@ class SVI:
 
     guide: str | Callable[[BayesianNet], Any] = "auto_normal"
     lr: float = 1e-3
-    optim: pyro.optim.PyroOptim | None = None
-    loss: Any = field(default_factory=Trace_ELBO)
+    optim: PyroOptim | None = None
+    loss: Any = field(default_factory=infer.Trace_ELBO)
     init_scale: float = 0.02
 
     def __post_init__(self) -> None:
@@ -70,7 +68,9 @@ class SVI:
             raise InvalidArgumentError("unknown guide", given=self.guide, accepted=AUTOGUIDES)
         if not isinstance(self.guide, str) and not callable(self.guide):
             raise InvalidArgumentError(
-                "guide is of the wrong kind", given=self.guide, accepted="a name or a callable guide(model)"
+                "guide is of the wrong kind",
+                given=self.guide,
+                accepted="a name or a callable guide(model)",
             )
 
     @property
@@ -86,9 +86,9 @@ class SVI:
     def init(self, bnn: BayesianNet, plan: Plan) -> SVIState:
         """See `Engine.init`."""
         guide = self._make_guide(bnn)
-        optim = self.optim or pyro.optim.Adam({"lr": self.lr})
+        optim = self.optim or PyroOptim(torch.optim.Adam, {"lr": self.lr})
         with pyro.settings.context(module_local_params=True):
-            svi = PyroSVI(bnn, guide, optim, self.loss)
+            svi = infer.SVI(bnn, guide, optim, self.loss)
             with torch.no_grad():
                 guide(*plan.example)  # creates the parameters that Pyro would create lazily
         return SVIState(svi, guide, bnn, plan.example)
@@ -98,7 +98,9 @@ class SVI:
         with pyro.settings.context(module_local_params=True):
             loss = float(state.svi.step(*batch))
         if not isfinite(loss):
-            raise NumericalError("the loss is not finite", given=loss, accepted="a smaller lr, or scaled inputs")
+            raise NumericalError(
+                "the loss is not finite", given=loss, accepted="a smaller lr, or scaled inputs"
+            )
         return loss
 
     def evaluate(self, state: SVIState, batch: Batch) -> float:
@@ -126,10 +128,10 @@ class SVI:
         discrete = [name for name, site in bnn.sites.items() if site.prior.discrete]
         if discrete:
             raise UnsupportedError(
-                f"autoguide {self.guide!r} cannot handle the discrete supports of a three-layer prior",
+                f"autoguide {self.guide!r} cannot handle the discrete supports of its priors",
                 given=f"weights {', '.join(discrete)}",
-                accepted="engines.Turbo(), engines.SVI(guide=TurboGuide-like callable), or another prior by "
-                "bnn.with_prior(priors.Normal())",
+                accepted="engines.Turbo(), engines.SVI with a guide of your own "
+                "(guides/turbo.py), or another prior by bnn.with_prior(priors.Normal())",
             )
         start = autoguides.init_to_value(
             values={name: site.init for name, site in bnn.sites.items()}
@@ -151,7 +153,7 @@ def _diagonal(guide: autoguides.AutoNormal, names: list[str]) -> DiagonalPosteri
 @torch.no_grad()
 def _draw(state: SVIState, names: list[str]) -> Weights:
     with pyro.settings.context(module_local_params=True):
-        trace = poutine.trace(state.guide).get_trace(*state.example)
+        trace: Any = poutine.trace(state.guide).get_trace(*state.example)
     missing = [name for name in names if name not in trace.nodes]
     if missing:
         raise UnsupportedError(
@@ -167,7 +169,7 @@ def _center(state: SVIState, names: list[str], draws: int = 64) -> Weights:
     """Medians where the guide has them, otherwise means over draws."""
     if isinstance(state.guide, autoguides.AutoGuide):
         try:
-            median: dict[str, Tensor] = state.guide.median(*state.example)
+            median: Any = state.guide.median(*state.example)
             return {name: median[name].detach() for name in names}
         except (NotImplementedError, AttributeError):
             pass

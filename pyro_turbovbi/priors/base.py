@@ -1,9 +1,9 @@
 """What a weight prior is: a small Pyro program that emits the sample sites of one weight tensor.
 
-The program runs as a Pyro effect of type ``"weight"``. Stock Pyro handlers do not know that type and see only
-the ordinary sample sites inside; an engine that knows it can discover every weight of any model
-(`discover_weights`) and hand in weights of its own without running the prior at all (`SubstituteWeights`), which
-is what keeps a training step cheap.
+The program runs as a Pyro effect of type ``"weight"``. Stock Pyro handlers do not know that type
+and see only the ordinary sample sites inside; an engine that knows it can discover every weight of
+any model (`discover_weights`) and hand in weights of its own without running the prior at all
+(`SubstituteWeights`), which is what keeps a training step cheap.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
@@ -24,21 +25,24 @@ from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 class Prior(ABC):
     """A prior over one weight tensor, declared without its shape.
 
-    Subclasses are frozen dataclasses of plain numbers (so that they compare, print and never hold a tensor on the
-    wrong device) and implement `emit`.
+    Subclasses are frozen dataclasses of plain numbers (so that they compare, print and never hold a
+    tensor on the wrong device) and implement `emit`.
     """
 
     #: Whether the program contains discrete sample sites, which autoguides cannot handle.
     discrete: bool = False
 
-    def sample(self, name: str, shape: torch.Size | tuple[int, ...], *, init: Tensor | None = None) -> Tensor:
+    def sample(
+        self, name: str, shape: torch.Size | tuple[int, ...], *, init: Tensor | None = None
+    ) -> Tensor:
         """Emit the prior's Pyro sites and return the weight.
 
         Args:
-            name: Name of the weight's sample site; further sites of the prior are called ``{name}_...``.
+            name: Name of the weight's sample site; further sites of the prior are called
+                ``{name}_...``.
             shape: Shape of the weight tensor.
-            init: Tensor of that shape. Gives device and dtype, and the start value to engines that take one; it does
-                not change the prior. Default: torch's default device and dtype.
+            init: Tensor of that shape. Gives device and dtype, and the start value to engines that
+                take one; it does not change the prior. Default: torch's default device and dtype.
 
         Returns:
             The weight, of the given shape.
@@ -75,7 +79,7 @@ def _weight(prior: Prior, shape: torch.Size, init: Tensor | None, *, name: str) 
     def run(prior: Prior, shape: torch.Size, init: Tensor | None) -> Tensor:
         return _emit(prior, shape, init, site=name)
 
-    # `effectful` consumes the keyword `name`, so the program itself gets the site's name by closure.
+    # `effectful` consumes the keyword `name`, so the program gets the site's name by closure.
     return effectful(run, type="weight")(prior, shape, init, name=name)
 
 
@@ -106,10 +110,12 @@ class _Discover(Messenger):
         name = msg["name"]
         if name in self.sites:
             raise InvalidArgumentError(
-                "two weights of the model have the same name", given=name, accepted="one name per weight"
+                "two weights of the model have the same name",
+                given=name,
+                accepted="one name per weight",
             )
         self.sites[name] = WeightSite(name, shape, prior, init)
-        # The start value flows on, so that discovery never draws from the (possibly heavy-tailed) prior.
+        # The start value flows on: discovery never draws from the (possibly heavy-tailed) prior.
         msg["value"] = start_value(self.sites[name])
         msg["done"] = msg["stop"] = True
 
@@ -118,7 +124,8 @@ class SubstituteWeights(Messenger):
     """Pyro handler that hands given weights to a model in place of its weight priors.
 
     Args:
-        weights: Tensors by site name. A weight of the model that is not named here is sampled as usual.
+        weights: Tensors by site name. A weight of the model that is not named here is sampled as
+            usual.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -132,9 +139,7 @@ class SubstituteWeights(Messenger):
             msg["done"] = msg["stop"] = True
 
 
-def discover_weights(
-    model: Callable[..., Any], *args: Any, **kwargs: Any
-) -> dict[str, WeightSite]:
+def discover_weights(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, WeightSite]:
     """Run `model` once and list the weights that it draws from priors of this package, in order."""
     with _Discover() as found:
         model(*args, **kwargs)
@@ -142,12 +147,12 @@ def discover_weights(
 
 
 def start_value(site: WeightSite) -> Tensor:
-    """The site's own start value, or a draw from Normal(0, 1 / fan-in) where it has none. Shape: the site's."""
+    """The site's own start value, else a draw from Normal(0, 1 / fan-in). Shape: the site's."""
     if site.init is not None:
         return site.init.detach().clone()
-    return torch.randn(site.shape) / fan_in(site.shape) ** 0.5
+    return torch.randn(site.shape) / sqrt(fan_in(site.shape))
 
 
 def fan_in(shape: torch.Size) -> int:
-    """Number of inputs that one output unit of a weight sees: all dimensions but the first (1-D: all)."""
+    """Number of inputs of one output unit: all dimensions but the first (1-D: all)."""
     return max(1, (shape if len(shape) < 2 else shape[1:]).numel())

@@ -39,4 +39,4 @@ class Normal(Prior):
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
         """Emit the single site ``{name}``. See `Prior.emit`."""
         weight = dist.Normal(like.new_zeros(shape), self.scale).to_event(len(shape))
-        return pyro.sample(name, weight)  # type: ignore[no-any-return]
+        return pyro.sample(name, weight)

@@ -1,4 +1,4 @@
-"""Which parameter gets which prior: one prior for all weight matrices, or patterns over parameter names."""
+"""Which parameter gets which prior: one for all weight matrices, or by patterns over names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class BySite:
     """Priors by name pattern; made by `by_site`.
 
     Attributes:
-        patterns: Shell-style patterns and their priors, in order: the first match wins. None: train as a point.
+        patterns: Shell-style patterns and their priors, in order: the first match wins. None: train
+            as a point.
         default: Prior of the weight matrices that no pattern matches. None: train them as points.
     """
 
@@ -27,10 +28,12 @@ class BySite:
 
         Args:
             names: All parameter names of the net.
-            matrices: Those that get the default prior (weight matrices of linear, convolution, attention layers).
+            matrices: Those that get the default prior (weight matrices of linear, convolution,
+                attention layers).
 
         Returns:
-            Prior by parameter name, in the order of `names`; parameters without a prior are left out.
+            Prior by parameter name, in the order of `names`; parameters without a prior are left
+            out.
 
         Raises:
             SiteError: if a pattern matches no parameter; the message lists the names.
@@ -57,9 +60,11 @@ def by_site(patterns: Mapping[str, Prior | None], default: Prior | None = None) 
     """Declare priors by parameter name.
 
     Args:
-        patterns: ``{pattern: prior}``; shell-style patterns (``*``, ``?``, ``[seq]``) over the names of
-            ``net.named_parameters()``. The first matching pattern wins. None trains the parameter as a point.
-        default: Prior of weight matrices that no pattern matches; None (default) trains them as points.
+        patterns: ``{pattern: prior}``; shell-style patterns (``*``, ``?``, ``[seq]``) over the
+            names of ``net.named_parameters()``. The first matching pattern wins. None trains the
+            parameter as a point.
+        default: Prior of weight matrices that no pattern matches; None (default) trains them as
+            points.
 
     Returns:
         What `ptv.lift` takes as ``prior``.
@@ -69,8 +74,9 @@ def by_site(patterns: Mapping[str, Prior | None], default: Prior | None = None) 
 
     Example:
         >>> from pyro_turbovbi import priors
-        >>> priors.by_site({"0.weight": priors.Normal(0.1)}, default=priors.ThreeLayer()).default.discrete
-        True
+        >>> selection = priors.by_site({"0.weight": priors.Normal(0.1)}, default=priors.Normal(1.0))
+        >>> selection.default
+        Normal(scale=1.0)
     """
     for pattern, prior in [*patterns.items(), ("default", default)]:
         if prior is not None and not isinstance(prior, Prior):

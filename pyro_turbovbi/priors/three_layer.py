@@ -1,16 +1,18 @@
 """The three-layer hierarchical prior: support -> precision -> weight.
 
+With the components i = 1, active (slab), and i = 0, inactive (spike):
+
     p(w, rho, s) = p(s) p(rho | s) p(w | rho)
 
-    support    s                    jointly under a support prior (a Markov chain, a Markov grid, independent)
-    precision  rho_n | s_n = i  ~   Gamma(a_i, rate b_i)     i = 1 active (slab), i = 0 inactive (spike)
+    support    s                    jointly under a support prior (Markov chain, grid, independent)
+    precision  rho_n | s_n = i  ~   Gamma(a_i, rate b_i)
     weight     w_n | rho_n      ~   Normal(0, 1 / rho_n)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, sqrt
 from typing import NamedTuple
 
 import pyro
@@ -22,8 +24,9 @@ from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.priors.base import Prior, fan_in
 from pyro_turbovbi.supports import Grid, Support
 
-# Scales of the default components in units of 1 / sqrt(fan-in), the scale at which a unit's summed input has the
-# variance of one of its inputs. Both were chosen on MNIST's validation split (docs: "Choices").
+# Scales of the default components in units of 1 / sqrt(fan-in), the scale at which a unit's summed
+# input has the variance of one of its inputs. Both were chosen on MNIST's validation split (docs:
+# "Choices").
 SLAB_SCALE = 20.0
 SPIKE_SCALE = 0.06
 SPIKE_CONCENTRATION = 4.0
@@ -38,11 +41,11 @@ class GammaParameters(NamedTuple):
     @property
     def scale(self) -> float:
         """sqrt(b / a): the typical standard deviation of a weight under this component."""
-        return (self.rate / self.concentration) ** 0.5
+        return sqrt(self.rate / self.concentration)
 
 
 class Components(NamedTuple):
-    """The two precision components of a weight: `active` (slab, s = 1) and `inactive` (spike, s = 0)."""
+    """Both precision components of a weight: `active` (slab, s = 1), `inactive` (spike, s = 0)."""
 
     active: GammaParameters
     inactive: GammaParameters
@@ -52,20 +55,24 @@ class Components(NamedTuple):
 class ThreeLayer(Prior):
     """Three-layer structured prior over a weight tensor.
 
-    Emits the Pyro sites ``{name}_support`` (0/1, the weight's shape), ``{name}_precision`` and ``{name}``.
+    Emits the Pyro sites ``{name}_support`` (0/1, the weight's shape), ``{name}_precision`` and
+    ``{name}``.
 
     Args:
-        support: Support prior: `supports.Independent`, `Chain` or `Grid`, or any object with their interface.
-        active: Gamma law of the precision of active weights, scalar. Default: concentration 1 and a typical weight
-            scale of 20 / sqrt(fan-in).
+        support: Support prior: `supports.Independent`, `Chain` or `Grid`, or any object with their
+            interface.
+        active: Gamma law of the precision of active weights, scalar. Default: concentration 1 and a
+            typical weight scale of 20 / sqrt(fan-in).
         inactive: Gamma law of the precision of inactive weights, scalar; its typical weight scale
-            sqrt(rate / concentration) must be smaller than that of `active`. Default: concentration 4 and a typical
-            weight scale of 0.06 / sqrt(fan-in).
+            sqrt(rate / concentration) must be smaller than that of `active`. Default: concentration
+            4 and a typical weight scale of 0.06 / sqrt(fan-in).
 
     Raises:
-        InvalidArgumentError: if a component is no scalar Gamma law, or the two are in the wrong order.
+        InvalidArgumentError: if a component is no scalar Gamma law, or the two are in the wrong
+            order.
 
-    Source: C. Xia, D. H. K. Tsang, V. K. N. Lau, IEEE Trans. Signal Process. 71:670-685, 2023, arXiv 2302.10483.
+    Source: C. Xia, D. H. K. Tsang, V. K. N. Lau, IEEE Trans. Signal Process. 71:670-685, 2023,
+    arXiv 2302.10483.
     """
 
     support: Support = field(default_factory=Grid)
@@ -80,14 +87,16 @@ class ThreeLayer(Prior):
             raise InvalidArgumentError(
                 "support is not a support prior",
                 given=self.support,
-                accepted="supports.Independent(), supports.Chain(), supports.Grid(), or an object with .distribution(shape)",
+                accepted="supports.Independent(), supports.Chain(), supports.Grid(), or an object "
+                "with .distribution(shape)",
             )
         explicit = (_parameters("active", self.active), _parameters("inactive", self.inactive))
         object.__setattr__(self, "_explicit", explicit)
         if explicit[0] and explicit[1] and explicit[0].scale <= explicit[1].scale:
             raise InvalidArgumentError(
                 "the active component must allow larger weights than the inactive one",
-                given=f"typical weight scales active {explicit[0].scale:.3g}, inactive {explicit[1].scale:.3g}",
+                given=f"typical weight scales active {explicit[0].scale:.3g}, "
+                f"inactive {explicit[1].scale:.3g}",
                 accepted="sqrt(rate / concentration) of active greater than that of inactive",
             )
 
@@ -98,7 +107,9 @@ class ThreeLayer(Prior):
         return Components(
             active or GammaParameters(1.0, (SLAB_SCALE * unit) ** 2),
             inactive
-            or GammaParameters(SPIKE_CONCENTRATION, SPIKE_CONCENTRATION * (SPIKE_SCALE * unit) ** 2),
+            or GammaParameters(
+                SPIKE_CONCENTRATION, SPIKE_CONCENTRATION * (SPIKE_SCALE * unit) ** 2
+            ),
         )
 
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
@@ -108,9 +119,11 @@ class ThreeLayer(Prior):
         (a1, b1), (a0, b0) = self.components(shape)
         concentration = a0 + (a1 - a0) * support
         rate = torch.where(support > 0.5, like.new_tensor(b1), like.new_tensor(b0))
-        precision = pyro.sample(f"{name}_precision", dist.Gamma(concentration, rate).to_event(event_dim))
+        precision = pyro.sample(
+            f"{name}_precision", dist.Gamma(concentration, rate).to_event(event_dim)
+        )
         weight = dist.Normal(torch.zeros_like(precision), precision.rsqrt()).to_event(event_dim)
-        return pyro.sample(name, weight)  # type: ignore[no-any-return]
+        return pyro.sample(name, weight)
 
 
 def _parameters(role: str, gamma: dist.Gamma | None) -> GammaParameters | None:

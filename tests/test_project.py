@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import re
@@ -134,7 +135,8 @@ def exists(name: str) -> bool:
     found: object = pyro_turbovbi
     for part in parts[1:] if parts[0] in ("pyro_turbovbi", "ptv") else parts:
         if not hasattr(found, part) and isinstance(found, ModuleType):
-            importlib.import_module(f"{found.__name__}.{part}")
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(f"{found.__name__}.{part}")
         if not hasattr(found, part):
             return False
         found = getattr(found, part)

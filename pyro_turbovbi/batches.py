@@ -8,7 +8,13 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeError
 
@@ -71,8 +77,9 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     if isinstance(data, Dataset):
-        if len(data) == 0:  # type: ignore[arg-type]
+        if _length(data) == 0:
             raise InvalidDataError("the data set is empty", accepted="at least one data point")
+        shuffle = shuffle and not isinstance(data, IterableDataset)  # that has an order of its own
         return _LoaderBatches(DataLoader(data, batch_size=batch_size, shuffle=shuffle))
     if (
         isinstance(data, tuple | list)
@@ -162,18 +169,25 @@ class _TensorBatches:
             yield Batch((self.inputs[rows], self.targets[rows]))
 
 
+def _length(data: Any) -> int:
+    try:
+        return len(data)
+    except TypeError as error:
+        raise InvalidDataError(
+            "the data set does not know its length, which scales the likelihood",
+            given=type(data).__name__,
+            accepted="a Dataset with __len__",
+        ) from error
+
+
 class _LoaderBatches:
     """Batches of a `DataLoader`, which keeps its own batch size, order and workers."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        try:
-            self.num_data, self._length = len(loader.dataset), len(loader)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise InvalidDataError(
-                "the data set does not know its length, which scales the likelihood",
-                given=type(loader.dataset).__name__,
-                accepted="a map-style Dataset with __len__",
-            ) from error
+        # A subset sampler never shows the rest of the data set, which so is no data.
+        subset = isinstance(loader.sampler, SubsetRandomSampler)
+        self.num_data = _length(loader.sampler if subset else loader.dataset)
+        self._length = len(loader)
         if self._length == 0:
             raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
         self._loader = loader

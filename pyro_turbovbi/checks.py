@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.batches import Batch, Batches, Inputs, to_device
-from pyro_turbovbi.errors import InvalidDataError, ShapeError, TurboVBIError
+from pyro_turbovbi.errors import InvalidDataError, ShapeError, TurboVBIError, UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
 
 
@@ -25,6 +25,7 @@ def check_data(bnn: BayesianNet, batches: Batches, device: torch.device) -> Batc
     Raises:
         InvalidDataError: if the data is empty, not finite, or outside the likelihood's domain.
         ShapeError: if the net cannot take the inputs, or the targets do not fit its output.
+        UnsupportedError: if the net returns something else than one tensor.
     """
     first, output = None, None
     for batch in batches:
@@ -32,6 +33,7 @@ def check_data(bnn: BayesianNet, batches: Batches, device: torch.device) -> Batc
         if first is None or output is None:
             first = Batch((to_device(batch.x, device), batch.y.to(device)))
             output = _run(bnn, first)
+            _check_rows(first, output)
         bnn.likelihood.check(batch.y.to(device), output)
     if first is None:
         raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
@@ -44,6 +46,23 @@ def _check_finite(x: Inputs) -> None:
             raise InvalidDataError(
                 f"input {name!r} contains NaN or infinite values", accepted="finite inputs"
             )
+
+
+def _check_rows(batch: Batch, output: object) -> None:
+    if not isinstance(output, Tensor):
+        raise UnsupportedError(
+            "the network does not return one tensor",
+            given=type(output).__name__,
+            accepted="a net whose forward returns its predictions, one row per data point",
+        )
+    inputs = {"x": batch.x} if isinstance(batch.x, Tensor) else batch.x
+    rows = {"targets": batch.y, "output": output} | {f"input {k!r}": v for k, v in inputs.items()}
+    if any(value.dim() == 0 for value in rows.values()) or len(set(map(len, rows.values()))) > 1:
+        raise ShapeError(
+            "inputs, output and targets of a batch have different numbers of rows",
+            given=", ".join(f"{name} {tuple(value.shape)}" for name, value in rows.items()),
+            accepted="one row per data point in all of them",
+        )
 
 
 def _run(bnn: BayesianNet, batch: Batch) -> Tensor:

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeError
@@ -26,7 +27,7 @@ class Likelihood(nn.Module, ABC):
     kind: ClassVar[Kind]
 
     @abstractmethod
-    def distribution(self, output: Tensor) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """The law of the targets given the net's output.
 
         Args:
@@ -71,8 +72,8 @@ class Likelihood(nn.Module, ABC):
     def _check_domain(self, y: Tensor, output: Tensor) -> None: ...
 
 
-def _with_events(distribution: dist.TorchDistribution) -> dist.TorchDistribution:
-    batched: dist.TorchDistribution = distribution.to_event(len(distribution.batch_shape) - 1)
+def _with_events(distribution: TorchDistributionMixin) -> TorchDistributionMixin:
+    batched: TorchDistributionMixin = distribution.to_event(len(distribution.batch_shape) - 1)
     return batched
 
 
@@ -87,7 +88,7 @@ class Categorical(Likelihood):
 
     kind = "classification"
 
-    def distribution(self, output: Tensor) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`; output [batch, ..., C]."""
         return _with_events(dist.Categorical(logits=output))
 
@@ -96,6 +97,12 @@ class Categorical(Likelihood):
         return output.softmax(-1)
 
     def _check_domain(self, y: Tensor, output: Tensor) -> None:
+        if output.dim() < 2:
+            raise ShapeError(
+                "class labels need one output per class",
+                given=f"output {tuple(output.shape)}",
+                accepted="an output of shape (batch, classes)",
+            )
         classes = output.shape[-1]
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise InvalidDataError(
@@ -116,7 +123,7 @@ class Bernoulli(Likelihood):
 
     kind = "classification"
 
-    def distribution(self, output: Tensor) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`."""
         return _with_events(dist.Bernoulli(logits=output))
 
@@ -142,7 +149,7 @@ class Poisson(Likelihood):
 
     kind = "counts"
 
-    def distribution(self, output: Tensor) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`."""
         return _with_events(dist.Poisson(output.exp()))
 
@@ -213,7 +220,7 @@ class Gaussian(Likelihood):
         mean, log_scale = output.chunk(2, dim=-1)
         return mean, log_scale
 
-    def distribution(self, output: Tensor) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`."""
         mean, log_scale = self._split(output)
         return _with_events(dist.Normal(mean, log_scale.exp()))

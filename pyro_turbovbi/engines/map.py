@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyro_turbovbi.engines.svi import SVI
 
@@ -14,10 +14,7 @@ class MAP(SVI):
     Args: see `SVI`; the guide is fixed.
     """
 
-    guide: str = "auto_delta"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "guide", "auto_delta")
+    guide: str = field(default="auto_delta", init=False)
 
     @property
     def name(self) -> str:

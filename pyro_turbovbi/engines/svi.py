@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
@@ -12,10 +14,12 @@ import torch
 from pyro import infer, poutine
 from pyro.infer import autoguide as autoguides
 from pyro.optim import PyroOptim
+from torch import nn
 
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
+from pyro_turbovbi.families import ThreeLayerFactor, TurboGuide
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import DiagonalPosterior, Posterior, SampledPosterior, Weights
 
@@ -29,6 +33,8 @@ AUTOGUIDES: dict[str, type[autoguides.AutoGuide]] = {
     "auto_structured": autoguides.AutoStructured,
 }
 _POINT_GUIDES = ("auto_delta",)
+#: Draws behind the posterior means of a guide that has none in closed form.
+CENTER_DRAWS = 64
 
 
 @dataclass
@@ -88,13 +94,13 @@ class SVI:
         guide = self._make_guide(bnn)
         optim = self.optim or PyroOptim(torch.optim.Adam, {"lr": self.lr})
         with pyro.settings.context(module_local_params=True):
-            svi = infer.SVI(bnn, guide, optim, self.loss)
-            with torch.no_grad():
-                guide(*plan.example)  # creates the parameters that Pyro would create lazily
-        return SVIState(svi, guide, bnn, plan.example)
+            state = SVIState(infer.SVI(bnn, guide, optim, self.loss), guide, bnn, plan.example)
+        _draw(guide, plan.example, list(bnn.sites))  # creates what Pyro would create lazily
+        return state
 
     def step(self, state: SVIState, batch: Batch) -> float:
         """See `Engine.step`."""
+        _mark_leaves(state.guide)
         with pyro.settings.context(module_local_params=True):
             loss = float(state.svi.step(*batch))
         if not isfinite(loss):
@@ -113,10 +119,16 @@ class SVI:
 
     def posterior(self, state: SVIState) -> Posterior:
         """See `Engine.posterior`."""
-        names = list(state.bnn.sites)
+        names, example = list(state.bnn.sites), state.example
         if isinstance(state.guide, autoguides.AutoNormal):
             return _diagonal(state.guide, names)
-        return SampledPosterior(lambda: _draw(state, names), lambda: _center(state, names))
+        if isinstance(state.guide, TurboGuide):
+            return _spike_slab(state.guide)
+        # Later steps must not move a posterior that has been handed out; the model is not copied.
+        guide = copy.deepcopy(state.guide, {id(state.bnn): state.bnn})
+        return SampledPosterior(
+            lambda: _draw(guide, example, names), lambda: _center(guide, example, names)
+        )
 
     def elbo_kind(self, state: SVIState) -> str:
         """See `Engine.elbo_kind`: "log joint" for point guides, otherwise "bound"."""
@@ -124,7 +136,8 @@ class SVI:
 
     def _make_guide(self, bnn: BayesianNet) -> Callable[..., Any]:
         if not isinstance(self.guide, str):
-            return self.guide(bnn)  # type: ignore[no-any-return]
+            with pyro.settings.context(module_local_params=True):
+                return self.guide(bnn)  # type: ignore[no-any-return]
         discrete = [name for name, site in bnn.sites.items() if site.prior.discrete]
         if discrete:
             raise UnsupportedError(
@@ -150,10 +163,29 @@ def _diagonal(guide: autoguides.AutoNormal, names: list[str]) -> DiagonalPosteri
     return DiagonalPosterior(loc, scale)
 
 
+def _spike_slab(guide: TurboGuide) -> DiagonalPosterior:
+    spike_slab = [factor for factor in guide if isinstance(factor, ThreeLayerFactor)]
+    return DiagonalPosterior(
+        loc={factor.name: factor.loc.detach().clone() for factor in guide},
+        scales={factor.name: factor.scale.detach() for factor in guide},
+        support={f.name: f.support_log_odds.detach().sigmoid() for f in spike_slab} or None,
+    )
+
+
+def _mark_leaves(guide: Callable[..., Any]) -> None:
+    """Tell Pyro's optimiser that plain parameters are their own leaves.
+
+    Pyro 1.9 forgets it where parameters are local to their module, and copying a guide undoes it.
+    """
+    for parameter in guide.parameters() if isinstance(guide, nn.Module) else ():
+        if not hasattr(parameter, "unconstrained"):
+            parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+
+
 @torch.no_grad()
-def _draw(state: SVIState, names: list[str]) -> Weights:
+def _draw(guide: Callable[..., Any], example: Batch, names: list[str]) -> Weights:
     with pyro.settings.context(module_local_params=True):
-        trace: Any = poutine.trace(state.guide).get_trace(*state.example)
+        trace: Any = poutine.trace(guide).get_trace(*example)
     missing = [name for name in names if name not in trace.nodes]
     if missing:
         raise UnsupportedError(
@@ -165,19 +197,17 @@ def _draw(state: SVIState, names: list[str]) -> Weights:
 
 
 @torch.no_grad()
-def _center(state: SVIState, names: list[str], draws: int = 64) -> Weights:
+def _center(guide: Callable[..., Any], example: Batch, names: list[str]) -> Weights:
     """Medians where the guide has them, otherwise means over draws."""
-    if isinstance(state.guide, autoguides.AutoGuide):
+    if isinstance(guide, autoguides.AutoGuide):
         try:
-            median: Any = state.guide.median(*state.example)
+            with pyro.settings.context(module_local_params=True):
+                median: Any = guide.median(*example)
             return {name: median[name].detach() for name in names}
         except (NotImplementedError, AttributeError):
             pass
-    total = _draw(state, names)
-    for _ in range(draws - 1):
-        for name, value in _draw(state, names).items():
-            total[name] = total[name] + value
-    return {name: value / draws for name, value in total.items()}
+    draws = [_draw(guide, example, names) for _ in range(CENTER_DRAWS)]
+    return {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in names}
 
 
 __all__ = ["AUTOGUIDES", "SVI", "SVIState"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -98,6 +99,12 @@ class BayesianNet(nn.Module):
     def points(self) -> dict[str, nn.Parameter]:
         """Parameters of the net and the likelihood that are trained as points, by name."""
         return dict(self._points)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the weak references that a run as a Pyro model leaves on parameters."""
+        for parameter in self._points.values():
+            parameter.__dict__.pop("unconstrained", None)
+        return dict(self.__dict__)
 
     def _select_points(self) -> dict[str, nn.Parameter]:
         named = self._parameters_by_name.items()

@@ -19,6 +19,4 @@ def build(model: ptv.BayesianNet, rank: int = 5) -> AutoLowRankMultivariateNorma
     """
     start = {name: site.init for name, site in model.sites.items()}
     initial = init_to_value(values=start)
-    return AutoLowRankMultivariateNormal(
-        model, init_loc_fn=initial, init_scale=0.02, rank=rank
-    )
+    return AutoLowRankMultivariateNormal(model, init_loc_fn=initial, init_scale=0.02, rank=rank)

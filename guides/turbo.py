@@ -1,6 +1,7 @@
 """The guide of Turbo-VBI, q(w) q(precision | support) q(support), for stock `pyro.infer.SVI`.
 
-Stock SVI trains the supports by score-function gradients, which is slow: use it to compare, and `ptv.TurboVBI` to fit.
+Stock SVI trains the supports by score-function gradients, which is slow: use it to compare, and
+`ptv.TurboVBI` to fit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A 64-300-100-10 perceptron for scikit-learn's handwritten digits: the fastest way to see the method work."""
+"""A 64-300-100-10 perceptron for handwritten digits: the fastest way to see the method work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyro_turbovbi import likelihoods, priors, supports
 
 
 def build() -> ptv.BayesianNet:
-    """Three-layer prior with a Markov grid over each weight matrix; inputs [batch, 64], labels 0 .. 9."""
+    """A Markov grid over each weight matrix; inputs [batch, 64], labels 0 .. 9."""
     net = nn.Sequential(
         nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
     )

@@ -1,4 +1,4 @@
-"""LeNet-300-100 for MNIST: the fully connected benchmark of network compression (266,200 weights)."""
+"""LeNet-300-100 for MNIST: the fully connected benchmark of compression (266,200 weights)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyro_turbovbi import likelihoods, priors, supports
 
 
 def build() -> ptv.BayesianNet:
-    """Three-layer prior with a Markov grid over each weight matrix; inputs [batch, 784], labels 0 .. 9."""
+    """A Markov grid over each weight matrix; inputs [batch, 784], labels 0 .. 9."""
     net = nn.Sequential(
         nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
     )

@@ -1,4 +1,4 @@
-"""LeNet-5-Caffe (20-50-800-500) for MNIST: the convolutional benchmark of network compression (430,500 weights)."""
+"""LeNet-5-Caffe for MNIST: the convolutional benchmark of compression (430,500 weights)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyro_turbovbi import likelihoods, priors, supports
 
 
 def build() -> ptv.BayesianNet:
-    """Row chains over every kernel seen as the matrix (out, in * kh * kw); inputs [batch, 1, 28, 28]."""
+    """Row chains over kernels seen as matrices (out, in * kh * kw); inputs [batch, 1, 28, 28]."""
     net = nn.Sequential(
         nn.Conv2d(1, 20, 5),
         nn.ReLU(),

@@ -1,7 +1,8 @@
-"""Sparse linear regression with a clustered support: the signal-processing root of the method, with known truth.
+"""Sparse linear regression with a clustered support whose truth is known.
 
-1,000 weights, 50 of them non-zero in 5 clusters of 10, seen through 150 noisy measurements. With a chain prior on the
-support Turbo-VBI finds the clusters; with an independent prior it does not.
+This is the signal-processing root of the method: 1,000 weights, 50 of them non-zero in 5 clusters of
+10, seen through 150 noisy measurements. With a chain prior on the support Turbo-VBI finds the
+clusters; with an independent prior it does not.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ ENGINE = engines.Turbo(
 )
 
 
-def build(support: Support | None = None, weights: int = 1000, noise: float = 0.02) -> ptv.BayesianNet:
+def build(
+    support: Support | None = None, weights: int = 1000, noise: float = 0.02
+) -> ptv.BayesianNet:
     """One linear unit under a three-layer prior.
 
     Args:

@@ -17,4 +17,4 @@ def local_param(name: str, parameter: nn.Parameter) -> Tensor:
     # Stock SVI asks each param site for its unconstrained leaf; a weak reference avoids a cycle on the parameter.
     parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
     emit = effectful(lambda *_args, **_kwargs: parameter, type="param")
-    return emit(name, name=name)  # type: ignore[no-any-return]
+    return emit(name, name=name)

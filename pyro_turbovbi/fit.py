@@ -36,7 +36,8 @@ class EpochRecord:
         epoch: 1, 2, ...
         loss: Mean loss of its steps, -ELBO in nats on the scale of the whole data set.
         seconds: Wall seconds since the start of training.
-        density: Share of weights with P(s = 1) > 1/2, by site (1 where the prior has no support layer).
+        density: Share of weights with P(s = 1) > 1/2, by site (1 where the prior has no support
+            layer).
     """
 
     epoch: int
@@ -68,7 +69,8 @@ class Fit:
         posterior: Posterior over the weight sites.
         history: One record an epoch.
         engine_name: The engine's short name.
-        elbo: Final ELBO on the training data in nats (one posterior draw a batch); None for point estimates.
+        elbo: Final ELBO on the training data in nats (one posterior draw a batch); None for point
+            estimates.
         elbo_kind: "bound", "Bethe" (grid supports: an approximation, no bound) or "log joint".
         seconds: Wall seconds of training.
     """
@@ -89,9 +91,9 @@ class Fit:
         """Which weights survive, by site; boolean tensors of the weights' shapes.
 
         Args:
-            keep: Share of weights to keep, in (0, 1]: ranked over all sites by |mean| / scale where the posterior has
-                scales, otherwise by |mean|. Default: the posterior decides, P(s = 1) > 1/2; without a support layer
-                every weight stays.
+            keep: Share of weights to keep, in (0, 1]: ranked over all sites by |mean| / scale
+                where the posterior has scales, otherwise by |mean|. Default: the posterior
+                decides, P(s = 1) > 1/2; without a support layer every weight stays.
 
         Raises:
             InvalidArgumentError: if `keep` is outside (0, 1].
@@ -124,7 +126,8 @@ class Fit:
         """Cut the pruned weights out of the network.
 
         Args:
-            data: Data (or a tensor of inputs) on which the smaller net is verified against the masked one.
+            data: Data (or a tensor of inputs) on which the smaller net is verified against the
+                masked one.
             keep: See `masks`.
 
         Raises:
@@ -165,12 +168,15 @@ def fit(
 
     Args:
         bnn: From `ptv.lift`; it is copied and not changed.
-        data: A `DataLoader`, a `Dataset`, or a pair of tensors; batches (x, y), or a dict with the key "y".
-        engine: `engines.Turbo()` (default), `engines.SVI(...)`, `engines.MAP(...)`, or any `engines.Engine`.
+        data: A `DataLoader`, a `Dataset`, or a pair of tensors; batches (x, y), or a dict with the
+            key "y".
+        engine: `engines.Turbo()` (default), `engines.SVI(...)`, `engines.MAP(...)`, or any
+            `engines.Engine`.
         epochs: Passes over the data.
         seed: Seed of everything random; the caller's random state is left as it was.
         batch_size: Data points a step, for a `Dataset` or tensors.
-        callbacks: Called after every epoch with its record and a function that gives a `Fit` of the present state.
+        callbacks: Called after every epoch with its record and a function that gives a `Fit` of
+            the present state.
         device: Where to train; default: a GPU if there is one.
         progress: Show a progress bar.
 
@@ -178,7 +184,8 @@ def fit(
         The `Fit`.
 
     Raises:
-        InvalidArgumentError, InvalidDataError, ShapeError: before any training, if something does not fit.
+        InvalidArgumentError, InvalidDataError, ShapeError: before any training, if something does
+            not fit.
         UnsupportedError: if the engine cannot handle the model.
         NumericalError: if the loss stops being finite.
     """
@@ -202,7 +209,12 @@ class _Run:
     """One training: the state that the loop needs."""
 
     def __init__(
-        self, bnn: BayesianNet, batches: Batches, engine: AnyEngine, epochs: int, device: torch.device
+        self,
+        bnn: BayesianNet,
+        batches: Batches,
+        engine: AnyEngine,
+        epochs: int,
+        device: torch.device,
     ) -> None:
         self.bnn, self.batches, self.engine, self.device = bnn, batches, engine, device
         self.epochs = epochs
@@ -211,11 +223,17 @@ class _Run:
         self.history = History()
         self.started = time.perf_counter()
         buffers = copy.deepcopy(dict(bnn.net.named_buffers()))
-        self.state = engine.init(bnn.train(), Plan(batches.num_data, epochs * len(batches), example))
-        _restore(bnn.net, buffers)  # looking at the model must not count as training its batch statistics
+        self.state = engine.init(
+            bnn.train(), Plan(batches.num_data, epochs * len(batches), example)
+        )
+        _restore(
+            bnn.net, buffers
+        )  # looking at the model must not count as training its batch statistics
 
     def train(self, callbacks: Sequence[Callback], progress: bool) -> Fit:
-        bar = tqdm(total=self.epochs * len(self.batches), disable=not progress, unit="step", leave=False)
+        bar = tqdm(
+            total=self.epochs * len(self.batches), disable=not progress, unit="step", leave=False
+        )
         with bar:
             for epoch in range(1, self.epochs + 1):
                 record = self._epoch(epoch, bar)
@@ -250,7 +268,9 @@ class _Run:
         if self.engine.elbo_kind(self.state) == "log joint":
             return None
         self.bnn.eval()
-        losses = [self.engine.evaluate(self.state, self._on_device(batch)) for batch in self.batches]
+        losses = [
+            self.engine.evaluate(self.state, self._on_device(batch)) for batch in self.batches
+        ]
         return -sum(losses) / len(losses)
 
     def _snapshot(self) -> Fit:
@@ -271,9 +291,13 @@ class _Run:
 def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
     if not isinstance(bnn, BayesianNet):
         raise InvalidArgumentError(
-            "fit needs a lifted net", given=type(bnn).__name__, accepted="ptv.lift(net, likelihood=..., prior=...)"
+            "fit needs a lifted net",
+            given=type(bnn).__name__,
+            accepted="ptv.lift(net, likelihood=..., prior=...)",
         )
-    if isinstance(engine, type) or not all(hasattr(engine, verb) for verb in ("init", "step", "posterior")):
+    if isinstance(engine, type) or not all(
+        hasattr(engine, verb) for verb in ("init", "step", "posterior")
+    ):
         raise InvalidArgumentError(
             "unknown engine", given=engine, accepted="engines.Turbo(), engines.SVI(), engines.MAP()"
         )
@@ -283,7 +307,8 @@ def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
         raise SiteError(
             "no parameter of the net has a prior",
             given=type(bnn.net).__name__,
-            accepted="a net with linear, convolution or attention layers, or priors.by_site({name: prior})",
+            accepted="a net with linear, convolution or attention layers, or priors.by_site({name: "
+            "prior})",
         )
 
 
@@ -296,7 +321,8 @@ def _restore(net: nn.Module, buffers: Mapping[str, Tensor]) -> None:
 def _support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:
     known = posterior.support_probs() or {}
     return {
-        name: known[name] if name in known else torch.ones(site.shape) for name, site in bnn.sites.items()
+        name: known[name] if name in known else torch.ones(site.shape)
+        for name, site in bnn.sites.items()
     }
 
 
@@ -309,7 +335,10 @@ def _ranked_masks(posterior: Posterior, keep: float) -> dict[str, Tensor]:
     if not 0.0 < keep <= 1.0:
         raise InvalidArgumentError("keep is out of range", given=keep, accepted="a share in (0, 1]")
     mean, scale = posterior.mean(), posterior.scale()
-    score = {n: m.abs() / scale[n] if scale and bool((scale[n] > 0).all()) else m.abs() for n, m in mean.items()}
+    score = {
+        n: m.abs() / scale[n] if scale and bool((scale[n] > 0).all()) else m.abs()
+        for n, m in mean.items()
+    }
     ranked = torch.cat([s.flatten() for s in score.values()]).sort(descending=True).values
     threshold = ranked[max(1, round(keep * len(ranked))) - 1]
     return {name: s >= threshold for name, s in score.items()}

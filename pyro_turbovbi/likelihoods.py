@@ -206,7 +206,7 @@ class Gaussian(Likelihood):
     @property
     def scale(self) -> float:
         """Current noise scale, in units of the target (homoscedastic noise)."""
-        return float(self.log_scale.exp())
+        return float(self.log_scale.detach().exp())
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
         if not self.heteroscedastic:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pyro
 import pytest
@@ -35,3 +36,11 @@ def param_store() -> Iterator[None]:
     left = list(pyro.get_param_store().keys())
     pyro.clear_param_store()
     assert not left, f"left in Pyro's global parameter store: {left}"
+
+
+@pytest.fixture
+def no_type_checks() -> Iterator[None]:
+    """Lets arguments of a wrong type through to the package's own errors, as users meet them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

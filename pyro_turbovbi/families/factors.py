@@ -1,9 +1,11 @@
 """Variational factors of one weight: what the Turbo engine fits and stock SVI can fit too.
 
-Both are small Pyro guides over the sample sites of one prior, with plain `nn.Parameter`s created at once:
+Both are small Pyro guides over the sample sites of one prior, with plain `nn.Parameter`s created
+at once:
 
     NormalFactor       q(w_n) = Normal(loc_n, scale_n^2)
-    ThreeLayerFactor   q(w_n) q(rho_n | s_n) q(s_n), q(rho_n | s_n = i) = Gamma(a_i + 1/2, b_i + E[w_n^2] / 2)
+    ThreeLayerFactor   q(w_n) q(rho_n | s_n) q(s_n), q(rho_n | s_n = i) = Gamma(a_i + 1/2, b_i +
+    E[w_n^2] / 2)
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class NormalFactor(nn.Module):
         return self.log_scale.exp()
 
     def second_moment(self) -> Tensor:
-        """m = E[w^2] = loc^2 + scale^2, the weight's shape."""
+        """M = E[w^2] = loc^2 + scale^2, the weight's shape."""
         return self.loc.square() + (2.0 * self.log_scale).exp()
 
     def entropy(self) -> Tensor:
@@ -60,7 +62,7 @@ class NormalFactor(nn.Module):
         loc = local_param(f"{self.name}.loc", self.loc)
         log_scale = local_param(f"{self.name}.log_scale", self.log_scale)
         weight = dist.Normal(loc, log_scale.exp()).to_event(loc.dim())
-        return pyro.sample(self.name, weight)  # type: ignore[no-any-return]
+        return pyro.sample(self.name, weight)
 
 
 class ThreeLayerFactor(NormalFactor):
@@ -68,8 +70,8 @@ class ThreeLayerFactor(NormalFactor):
 
     Attributes:
         components: The prior's two Gamma components (the engine anneals them).
-        support_log_odds: logit q(s = 1), the weight's shape. The Turbo engine sets it by message passing; stock SVI
-            trains it by gradients.
+        support_log_odds: logit q(s = 1), the weight's shape. The Turbo engine sets it by message
+            passing; stock SVI trains it by gradients.
     """
 
     def __init__(self, site: WeightSite, init_scale: float) -> None:
@@ -77,14 +79,18 @@ class ThreeLayerFactor(NormalFactor):
         prior = site.prior
         assert isinstance(prior, ThreeLayer)
         self.components: Components = prior.components(site.shape)
-        log_odds = torch.full_like(self.loc, float(prior.support.distribution(site.shape).prior_log_odds))
+        log_odds = torch.full_like(
+            self.loc, float(prior.support.distribution(site.shape).prior_log_odds)
+        )
         self.support_log_odds = nn.Parameter(log_odds)
 
     def forward(self) -> Tensor:
         """Emit the guide's three sample sites; return the weight."""
         log_odds = local_param(f"{self.name}.support_log_odds", self.support_log_odds)
         dims = log_odds.dim()
-        support = pyro.sample(f"{self.name}_support", dist.Bernoulli(logits=log_odds).to_event(dims))
+        support = pyro.sample(
+            f"{self.name}_support", dist.Bernoulli(logits=log_odds).to_event(dims)
+        )
         (a1, b1), (a0, b0) = self.components
         concentration = a0 + (a1 - a0) * support + 0.5
         prior_rate = torch.where(support > 0.5, support.new_tensor(b1), support.new_tensor(b0))
@@ -97,7 +103,8 @@ def make_factor(site: WeightSite, init_scale: float) -> NormalFactor:
     """The variational factor that belongs to a site's prior.
 
     Raises:
-        UnsupportedError: if the prior is not normal given its precision; the message names alternatives.
+        UnsupportedError: if the prior is not normal given its precision; the message names
+            alternatives.
     """
     if isinstance(site.prior, ThreeLayer):
         return ThreeLayerFactor(site, init_scale)
@@ -106,5 +113,6 @@ def make_factor(site: WeightSite, init_scale: float) -> NormalFactor:
     raise UnsupportedError(
         f"Turbo-VBI cannot handle the prior of weight {site.name!r}",
         given=site.prior,
-        accepted="priors.ThreeLayer or priors.Normal, or another engine: engines.SVI(), engines.MAP()",
+        accepted="priors.ThreeLayer or priors.Normal, or another engine: engines.SVI(), "
+        "engines.MAP()",
     )

@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_turbovbi.errors import UnsupportedError
@@ -85,7 +87,7 @@ def turbo_guide(
             prior cannot be handled, or if another latent site is discrete.
     """
     sites = discover_weights(model, *args, **kwargs)
-    fixed = _without_weights(model, sites)
+    fixed = _latents_only(model, sites, partial(model, *args, **kwargs))
     others = _other_latents(partial(fixed, *args, **kwargs))
     if not others:
         return TurboGuide(sites, init_scale=init_scale)
@@ -95,14 +97,34 @@ def turbo_guide(
     return TurboGuide(sites, autoguide=autoguide, init_scale=init_scale)
 
 
-def _without_weights(
-    model: Callable[..., Any], sites: Mapping[str, WeightSite]
+class _SubstituteParams(Messenger):
+    """Hands the present values of a model's params to it, so that running it registers none."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._values = values
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in self._values:
+            msg["value"] = self._values[msg["name"]]
+            msg["done"] = msg["stop"] = True
+
+
+def _latents_only(
+    model: Callable[..., Any], sites: Mapping[str, WeightSite], example: Callable[[], Any]
 ) -> Callable[..., Any]:
-    """The model with its weights fixed at their start values."""
-    values = {name: start_value(site) for name, site in sites.items()}
+    """The model with weights and params fixed at their start values: only other latents are left.
+
+    Pyro refuses global params in a model whose autoguide keeps its own parameters to itself.
+    """
+    weights = {name: start_value(site) for name, site in sites.items()}
+    with torch.no_grad(), SubstituteWeights(weights):
+        trace = poutine.trace(example, param_only=True).get_trace()
+    nodes: Any = trace.nodes
+    params = {name: nodes[name]["value"].detach() for name in trace.param_nodes}
 
     def fixed(*args: Any, **kwargs: Any) -> Any:
-        with SubstituteWeights(values):
+        with SubstituteWeights(weights), _SubstituteParams(params):
             return model(*args, **kwargs)
 
     return fixed
@@ -110,8 +132,9 @@ def _without_weights(
 
 def _other_latents(fixed: Callable[[], Any]) -> list[str]:
     trace = poutine.trace(fixed).get_trace()
+    nodes: Any = trace.nodes
     latents = list(trace.stochastic_nodes)
-    discrete = [name for name in latents if trace.nodes[name]["fn"].has_enumerate_support]
+    discrete = [name for name in latents if nodes[name]["fn"].has_enumerate_support]
     if discrete:
         raise UnsupportedError(
             "the model has discrete latent sites outside the weight priors",

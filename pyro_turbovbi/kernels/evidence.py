@@ -1,12 +1,12 @@
-"""Evidence of one weight under a Gamma precision component: the scalar integrals between Module A and Module B.
+"""Evidence of a weight under a Gamma law on its precision.
 
-With m = E[w^2] under q(w) and a component Gamma(a, rate b) on the precision rho, integrating rho out of
-exp E_q[ln Normal(w; 0, 1/rho)] Gamma(rho; a, b) gives
+With m = E[w^2] under q(w) and a component Gamma(a, rate b) on the precision rho, integrating rho
+out of exp E_q[ln Normal(w; 0, 1/rho)] Gamma(rho; a, b) gives
 
     ln Z(m) = a ln b - lnG(a) + lnG(a + 1/2) - (a + 1/2) ln(b + m / 2) - (1/2) ln(2 pi)
 
-Everything is written with logs and scalar log-gammas in double precision: the probability form of the spike's
-evidence overflows float32.
+Everything is written with logs and scalar log-gammas in double precision: the probability form of
+the spike's evidence overflows float32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def log_evidence_constant(concentration: float, rate: float) -> float:
 def log_evidence(
     second_moment: Float[Tensor, "*shape"], concentration: float, rate: float
 ) -> Float[Tensor, "*shape"]:
-    """ln Z(m) of one component.
+    """Ln Z(m) of one component.
 
     Args:
         second_moment: m = E[w^2] >= 0, any shape.
@@ -40,7 +40,7 @@ def log_evidence(
 def expected_precision(
     second_moment: Float[Tensor, "*shape"], concentration: float, rate: float
 ) -> Float[Tensor, "*shape"]:
-    """E[rho | s] = (a + 1/2) / (b + m / 2): the mean of the optimal q(rho | s); equals -2 d ln Z / d m."""
+    """E[rho | s] = (a + 1/2) / (b + m / 2), mean of the optimal q(rho | s): -2 d ln Z / d m."""
     return (concentration + 0.5) / (rate + 0.5 * second_moment)
 
 

@@ -1,4 +1,4 @@
-"""Turbo-VBI: Module A (variational Bayes), Module B (message passing), and the engine that alternates them."""
+"""Turbo-VBI: Module A (variational Bayes), Module B (message passing), and their engine."""
 
 from pyro_turbovbi.engines.turbo.engine import Turbo
 from pyro_turbovbi.engines.turbo.settings import SpikeAnnealing, TurboSettings

@@ -22,12 +22,14 @@ TurboState = TurboVBI | LinearGaussianState
 
 @dataclass(frozen=True)
 class Turbo(TurboSettings):
-    """Turbo-VBI: variational Bayes and sum-product message passing exchanging extrinsic information.
+    """Turbo-VBI: variational Bayes and message passing that exchange extrinsic information.
 
     Handles weights under `priors.ThreeLayer` and `priors.Normal`. Settings: see `TurboSettings`.
 
-    Source: C. Xia, D. H. K. Tsang, V. K. N. Lau, IEEE Trans. Signal Process. 71:670-685, 2023; the structured
-    factorisation, the annealing and the exact linear-Gaussian form are this package's own (docs: "Theory").
+    Source: C. Xia, D. H. K. Tsang, V. K. N. Lau, IEEE Trans. Signal Process. 71:670-685, 2023; the
+        structured
+    factorisation, the annealing and the exact linear-Gaussian form are this package's own (docs:
+    "Theory").
     """
 
     @property
@@ -79,16 +81,21 @@ class Turbo(TurboSettings):
 
     def elbo_kind(self, state: TurboState) -> str:
         """See `Engine.elbo_kind`: "Bethe" where a support prior is a grid, otherwise "bound"."""
-        sites = [state.site] if isinstance(state, LinearGaussianState) else list(state.sites.values())
+        sites = (
+            [state.site] if isinstance(state, LinearGaussianState) else list(state.sites.values())
+        )
         grids = [
             site
             for site in sites
-            if isinstance(site, SpikeSlab) and isinstance(site.module_b.distribution, MarkovGridSupport)
+            if isinstance(site, SpikeSlab)
+            and isinstance(site.module_b.distribution, MarkovGridSupport)
         ]
         return "Bethe" if grids else "bound"
 
 
 def _tensor(batch: Batch) -> torch.Tensor:
     if not isinstance(batch.x, torch.Tensor):
-        raise UnsupportedError("exact weights need one input tensor", given=list(batch.x), accepted="x: Tensor")
+        raise UnsupportedError(
+            "exact weights need one input tensor", given=list(batch.x), accepted="x: Tensor"
+        )
     return batch.x

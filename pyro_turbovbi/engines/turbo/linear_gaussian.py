@@ -1,11 +1,13 @@
 """Exact q(w) for linear nets under Gaussian noise: Turbo-VBI by exact coordinate steps.
 
-For y = X w + noise, noise ~ Normal(0, s^2), and E[rho] given, the optimal q(w) is Normal(mu, Sigma) with
+For y = X w + noise, noise ~ Normal(0, s^2), and E[rho] given, the optimal q(w) is Normal(mu,
+Sigma) with
 
-    Sigma = (diag(E[rho]) + X'X / s^2)^-1 = V - V X' C^-1 X V,     C = s^2 I + X V X',   V = diag(1 / E[rho])
-    mu    = V X' C^-1 y
+    Sigma = (diag(E[rho]) + X'X / s^2)^-1 = V - V X' C^-1 X V,     C = s^2 I + X V X',   V = diag(1
+    / E[rho]) mu    = V X' C^-1 y
 
-so only a matrix of the size of the observations is inverted (Woodbury). Each output unit has its own E[rho], the same X.
+so only a matrix of the size of the observations is inverted (Woodbury). Each output unit has its
+own E[rho], the same X.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class GaussianPosterior:
         return 0.5 * (self.log_det + self.mean.numel() * (1.0 + log(2 * pi)))
 
     def draw(self) -> Tensor:
-        """One exact draw, [outputs, inputs]: condition a prior draw on noise-perturbed observations of it.
+        """One exact draw, [outputs, inputs]: a prior draw, corrected by what the data say of it.
 
         Source: A. Bhattacharya, A. Chakraborty, B. K. Mallick, Biometrika 103:985-991, 2016.
         """
@@ -97,7 +99,8 @@ class GaussianPosterior:
 class LinearGaussianState:
     """Turbo-VBI on a linear net, by exact coordinate steps on the full data.
 
-    One step: q(w) given E[rho]; noise and bias given q(w); then a full exchange of Module A and Module B. With a
+    One step: q(w) given E[rho]; noise and bias given q(w); then a full exchange of Module A and
+        Module B. With a
     tree-shaped support prior, no damping and no annealing, no step lowers the ELBO.
 
     Args:
@@ -201,7 +204,8 @@ def _linear_gaussian(bnn: BayesianNet) -> tuple[nn.Linear, Gaussian, WeightSite]
     if not (linear and gaussian and len(sites) == 1 and next(iter(sites)).endswith("weight")):
         raise UnsupportedError(
             "exact weights need a linear-Gaussian model",
-            given=f"{type(bnn.net).__name__} under {type(likelihood).__name__} with {len(sites)} weight sites",
-            accepted='one nn.Linear under likelihoods.Gaussian() with a prior on its weight, or weights="diagonal"',
+            given=f"{type(bnn.net).__name__} under {type(likelihood).__name__}, {len(sites)} sites",
+            accepted="one nn.Linear under likelihoods.Gaussian() with a prior on its weight, "
+            'or weights="diagonal"',
         )
     return layers[0], likelihood, next(iter(sites.values()))  # type: ignore[return-value]

@@ -1,7 +1,8 @@
-"""Module A: closed-form variational updates under the factorised support prior that Module B hands over.
+"""Module A: closed-form variational updates under a factorised support prior.
 
-Both forms take m = E[w^2] per element and give the log-likelihood ratio L that goes to Module B; with the logit(pi) that
-comes back, q(s_n = 1) = sigmoid(logit(pi_n) + L_n), and E[rho] is the precision under which q(w) is trained.
+Both forms take m = E[w^2] per element and give the log-likelihood ratio L that goes to Module B;
+with the logit(pi) that comes back, q(s_n = 1) = sigmoid(logit(pi_n) + L_n), and E[rho] is the
+precision under which q(w) is trained.
 
     structured  q(rho | s) q(s)   rho integrated out: L = ln Z_1(m) - ln Z_0(m)      (default)
     mean field  q(rho) q(s)       the published factorisation
@@ -31,8 +32,10 @@ class ModuleA(NamedTuple):
 
     Attributes:
         llr: L_n, log-likelihood ratio of s_n = 1 against s_n = 0.
-        base: Log-evidence under s = 0, summed over elements (what `llr` counts from); scalar, in nats.
-        precision: E[rho_n] where it does not depend on q(s) any more (mean field); None where it does (structured).
+        base: Log-evidence under s = 0, summed over elements (what `llr` counts from); scalar, in
+            nats.
+        precision: E[rho_n] where it does not depend on q(s) any more (mean field); None where it
+            does (structured).
     """
 
     llr: Tensor
@@ -55,7 +58,9 @@ def structured(second_moment: Weightlike, components: Components) -> ModuleA:
     return ModuleA(llr.add_(log_evidence_constant(a1, b1) - constant), base)
 
 
-def mixed_precision(second_moment: Weightlike, probs: Weightlike, components: Components) -> Weightlike:
+def mixed_precision(
+    second_moment: Weightlike, probs: Weightlike, components: Components
+) -> Weightlike:
     """E[rho] = sum_i q(s = i) (a_i + 1/2) / (b_i + m / 2), of the structured form."""
     active = expected_precision(second_moment, *components.active)
     inactive = expected_precision(second_moment, *components.inactive)
@@ -63,7 +68,7 @@ def mixed_precision(second_moment: Weightlike, probs: Weightlike, components: Co
 
 
 def mean_field(second_moment: Weightlike, probs: Weightlike, components: Components) -> ModuleA:
-    """Update with q(rho) q(s): q(rho) given the present q(s), and the evidence that it leaves for s.
+    """Update with q(rho) q(s): q(rho) given the present q(s), and what it says about s.
 
     Args:
         second_moment: m = E[w^2].
@@ -77,7 +82,8 @@ def mean_field(second_moment: Weightlike, probs: Weightlike, components: Compone
     log_precision = torch.digamma(concentration) - rate.log()
     inactive = log_prior_evidence(log_precision, precision, a0, b0)
     llr = log_prior_evidence(log_precision, precision, a1, b1) - inactive
-    # ELBO terms that do not involve s: E[ln p(w | rho)], the s = 0 part of E[ln p(rho | s)], entropy of q(rho).
+    # ELBO terms that do not involve s: E[ln p(w | rho)], the s = 0 part of E[ln p(rho | s)],
+    # entropy of q(rho).
     likelihood = 0.5 * (log_precision - log(2 * pi) - second_moment * precision)
     entropy = torch.distributions.Gamma(concentration, rate).entropy()
     return ModuleA(llr, (likelihood + inactive + entropy).sum(), precision)

@@ -21,7 +21,8 @@ class ModuleB:
     Args:
         distribution: The support prior over the weight's shape.
         damping: Share of the old extrinsic log-odds that is kept.
-        learn: Update the prior's own parameters (density, transitions) after each pass: the M-step of EM.
+        learn: Update the prior's own parameters (density, transitions) after each pass: the M-step
+            of EM.
 
     Attributes:
         distribution: The support prior, with parameters as learned so far.

@@ -16,16 +16,18 @@ WeightFamily = Literal["diagonal", "exact"]
 class SpikeAnnealing:
     """Narrows the spike during training, from wide to the one that the prior declares.
 
-    A weight can only leave the slab while the spike is wide enough to take it: with the final spike from the start,
+    A weight can only leave the slab while the spike is wide enough to take it: with the final
+        spike from the start,
     most weights stay active for ever.
 
     Args:
-        start: Spike scale sqrt(b0 / a0) at the start, in units of its final value; 1 switches annealing off.
+        start: Spike scale sqrt(b0 / a0) at the start, in units of its final value; 1 switches
+            annealing off.
         concentration: Spike concentration a0 at the start.
         until: Fraction of the training after which the spike has its final shape, in (0, 1].
     """
 
-    start: float = 10.0
+    start: float = 15.0
     concentration: float = 1.0
     until: float = 0.8
 
@@ -45,8 +47,8 @@ class SpikeAnnealing:
             progress: Fraction of the training that is done, in [0, 1].
 
         Returns:
-            The same slab; a spike whose scale moves geometrically and whose concentration moves linearly. The start
-            is held below the slab, which a spike must never outgrow.
+            The same slab; a spike whose scale moves geometrically and whose concentration moves
+            linearly. The start is held below the slab, which a spike must never outgrow.
         """
         left = max(0.0, 1.0 - progress / self.until)
         active, inactive = final
@@ -65,19 +67,23 @@ class TurboSettings:
         lr: Adam's step for posterior means and point parameters.
         scale_lr: Adam's step for logarithms of posterior scales, in units of `lr`.
         lr_decay: Decay both linearly to zero over the training.
-        factorisation: "structured" q(rho | s) q(s) (default) or "mean_field" q(rho) q(s), the published form, which
-            does not move from where it starts (docs: "What is known to fail").
+        factorisation: "structured" q(rho | s) q(s) (default) or "mean_field" q(rho) q(s), the
+            published form, which does not move from where it starts (docs: "What is known to
+            fail").
         annealing: Schedule of the spike.
-        kl_weight: Weight of the KL term; below 1 keeps more weights for a lower error.
+        kl_weight: Weight of the KL term in the gradient: the trade of error (small) against size
+            (large). 1 maximises the ELBO; below 1 the posterior is a cold one. The reported ELBO
+            always has weight 1.
         kl_warmup: Fraction of the training over which the KL weight rises from 0.
         init_scale: Start of the posterior scales, in units of 1 / sqrt(fan-in).
         refresh_every: Steps between closed-form updates of the precisions.
         messages_every: Steps between message passes; None: a fiftieth of the training, at most 100.
         damping: Share of the old value kept in the extrinsic log-odds at every pass, in [0, 1).
         learn_hyper: Learn the support prior's density and transition probabilities by EM.
-        weights: "diagonal" q(w) trained by gradients, or "exact": the full-covariance Gaussian of a linear net under
-            Gaussian noise, by an inverse of the size of the observations.
-        start: Exact weights and mean field only: the side on which all weights start, "inactive" or "active".
+        weights: "diagonal" q(w) trained by gradients, or "exact": the full-covariance Gaussian of
+            a linear net under Gaussian noise, by an inverse of the size of the observations.
+        start: Exact weights and mean field only: the side on which all weights start, "inactive"
+            or "active".
     """
 
     lr: float = 4e-3
@@ -85,7 +91,7 @@ class TurboSettings:
     lr_decay: bool = True
     factorisation: Factorisation = "structured"
     annealing: SpikeAnnealing = field(default_factory=SpikeAnnealing)
-    kl_weight: float = 1.0
+    kl_weight: float = 0.2
     kl_warmup: float = 0.15
     init_scale: float = 0.3
     refresh_every: int = 10
@@ -99,7 +105,9 @@ class TurboSettings:
         for name in ("lr", "scale_lr", "kl_weight", "init_scale"):
             _require(name, getattr(self, name), getattr(self, name) > 0.0, "a positive number")
         for name in ("kl_warmup", "damping"):
-            _require(name, getattr(self, name), 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
+            _require(
+                name, getattr(self, name), 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)"
+            )
         _require("refresh_every", self.refresh_every, self.refresh_every >= 1, "1, 2, ...")
         every = self.messages_every
         _require("messages_every", every, every is None or every >= 1, "1, 2, ..., or None")
@@ -122,9 +130,13 @@ class TurboSettings:
 
 def _require(name: str, value: object, holds: bool, accepted: str) -> None:
     if not holds:
-        raise InvalidArgumentError(f"Turbo setting {name!r} is out of range", given=value, accepted=accepted)
+        raise InvalidArgumentError(
+            f"Turbo setting {name!r} is out of range", given=value, accepted=accepted
+        )
 
 
 def _choice(name: str, value: str, names: tuple[str, ...]) -> None:
     if value not in names:
-        raise InvalidArgumentError(f"Turbo setting {name!r} is unknown", given=value, accepted=names)
+        raise InvalidArgumentError(
+            f"Turbo setting {name!r} is unknown", given=value, accepted=names
+        )

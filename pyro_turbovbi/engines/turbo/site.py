@@ -1,6 +1,7 @@
 """Turbo-VBI's state at one weight site: what ties Module A and Module B to a variational factor.
 
-Every site answers two questions: under which precision is q(w) trained (`precision`), and what is the prior's part of
+Every site answers two questions: under which precision is q(w) trained (`precision`), and what is
+    the prior's part of
 the ELBO (`prior_bound`), E_q[ln p(w, rho, s)] + H(q(rho, s)).
 """
 
@@ -43,13 +44,13 @@ class SiteState(ABC):
     def prior_bound(self, second_moment: Tensor) -> Tensor:
         """Prior's part of the ELBO where q(w) has the given E[w^2]; scalar, in nats."""
 
-    def refresh(self, second_moment: Tensor) -> None:
+    def refresh(self, second_moment: Tensor) -> None:  # noqa: B027 - nothing to do by default
         """Closed-form update of the precision (and of q(s) with Module B's message held)."""
 
-    def exchange(self, second_moment: Tensor) -> None:
+    def exchange(self, second_moment: Tensor) -> None:  # noqa: B027
         """Full exchange with Module B."""
 
-    def anneal(self, progress: float) -> None:
+    def anneal(self, progress: float) -> None:  # noqa: B027
         """Move the spike to where the schedule has it at a fraction of the training."""
 
 
@@ -70,8 +71,9 @@ class FixedPrecision(SiteState):
 class SpikeSlab(SiteState):
     """A site under the three-layer prior.
 
-    The ELBO part is exact right after an exchange (Bethe for a grid). Between exchanges it is continued with Module
-    B's message held, and between refreshes along its tangent, whose slope -E[rho] / 2 is what q(w) is trained with.
+    The ELBO part is exact right after an exchange (Bethe for a grid). Between exchanges it is
+    continued with Module B's message held, and between refreshes along its tangent, whose slope
+    -E[rho] / 2 is what q(w) is trained with.
 
     Attributes:
         components: The two Gamma components at present.
@@ -88,7 +90,9 @@ class SpikeSlab(SiteState):
         distribution = site.prior.support.distribution(site.shape)
         self.module_b = ModuleB(distribution, damping=settings.damping, learn=settings.learn_hyper)
         self.components: Components = settings.annealing.components(self._final, 0.0)
-        self.prior_log_odds = torch.full_like(factor.loc, float(distribution.prior_log_odds)).detach()
+        self.prior_log_odds = torch.full_like(
+            factor.loc, float(distribution.prior_log_odds)
+        ).detach()
         self.probs = torch.full_like(factor.loc, float(settings.start == "active")).detach()
         self._offset = factor.loc.new_zeros(())
         self._tangent = factor.loc.new_zeros(())
@@ -107,7 +111,8 @@ class SpikeSlab(SiteState):
         """See `SiteState.exchange`.
 
         Raises:
-            NumericalError: if the log-likelihood ratios are not finite; nothing has been changed then.
+            NumericalError: if the log-likelihood ratios are not finite; nothing has been changed
+                then.
         """
         evidence = self._module_a(second_moment)
         if not bool(torch.isfinite(evidence.llr).all()):
@@ -117,7 +122,8 @@ class SpikeSlab(SiteState):
             )
         posterior = self.module_b.exchange(evidence.llr, self.prior_log_odds)
         assert posterior.log_evidence is not None
-        # Chosen so that the ELBO part is Module B's log-evidence now, and moves with q(s) until the next exchange.
+        # Chosen so that the ELBO part is Module B's log-evidence now, and moves with q(s) until
+        # the next exchange.
         held = softplus(self.prior_log_odds + evidence.llr).sum()
         self._offset = posterior.log_evidence.to(held) - held
         with torch.no_grad():

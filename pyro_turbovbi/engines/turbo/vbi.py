@@ -32,15 +32,18 @@ class _Draw(NamedTuple):
 
 
 class TurboVBI:
-    """Fit a Pyro model whose weights come from priors of this package; a drop-in for `pyro.infer.SVI`.
+    """Turbo-VBI on a Pyro model: a drop-in for `pyro.infer.SVI`.
 
-    Any Pyro model will do, lifted or written by hand, as long as its weights are drawn by ``prior.sample(name, shape)``.
-    Further continuous latent sites get an `AutoNormal` guide, further params are trained as points.
+    Any Pyro model will do, lifted or written by hand, as long as its weights are drawn by
+    ``prior.sample(name, shape)``. Further continuous latent sites get an `AutoNormal` guide,
+    further params are trained as points.
 
     Args:
-        model: The Pyro model; its log-likelihood is scaled as for SVI (by plates or `poutine.scale`).
-        optim: A Pyro optimiser such as ``pyro.optim.Adam({"lr": 1e-3})``: its rule and arguments are used for one
-            torch optimiser over all parameters. Default: Adam with the settings' rates and decay.
+        model: The Pyro model; its log-likelihood is scaled as for SVI (by plates or
+            `poutine.scale`).
+        optim: A Pyro optimiser such as ``pyro.optim.Adam({"lr": 1e-3})``: its rule and arguments
+            are used for one torch optimiser over all parameters. Default: Adam with the settings'
+            rates and decay.
         settings: Everything else, see `TurboSettings`.
         num_steps: Number of steps that the schedules span; further steps keep their final values.
 
@@ -64,10 +67,14 @@ class TurboVBI:
     ) -> None:
         if optim is not None and not isinstance(optim, PyroOptim):
             raise InvalidArgumentError(
-                "optim is of the wrong kind", given=type(optim).__name__, accepted="an optimiser of pyro.optim, or None"
+                "optim is of the wrong kind",
+                given=type(optim).__name__,
+                accepted="an optimiser of pyro.optim, or None",
             )
         if num_steps < 1:
-            raise InvalidArgumentError("num_steps is out of range", given=num_steps, accepted="1, 2, ...")
+            raise InvalidArgumentError(
+                "num_steps is out of range", given=num_steps, accepted="1, 2, ..."
+            )
         self.model = model
         self.settings = settings or TurboSettings()
         self.num_steps = num_steps
@@ -81,14 +88,18 @@ class TurboVBI:
         return min(1.0, self.steps_done / self.num_steps)
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Create all parameters from one batch of the model's arguments; the first step does it otherwise.
+        """Create all parameters from one batch of the model's arguments.
+
+        The first step does it otherwise.
 
         Raises:
             UnsupportedError: if the model cannot be handled, see `turbo_guide`.
         """
         self.guide = turbo_guide(self.model, *args, init_scale=self.settings.init_scale, **kwargs)
         self._factors = list(self.guide)
-        self.sites = {f.name: make_site(self.guide.sites[f.name], f, self.settings) for f in self._factors}
+        self.sites = {
+            f.name: make_site(self.guide.sites[f.name], f, self.settings) for f in self._factors
+        }
         self._others = self._other_parameters(*args, **kwargs)
         self._optimizer = self._make_optimizer()
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
@@ -97,7 +108,8 @@ class TurboVBI:
         """One stochastic step on a batch.
 
         Returns:
-            The loss, an estimate of -ELBO in nats on the scale of the whole data set, before the step.
+            The loss, an estimate of -ELBO in nats on the scale of the whole data set, before the
+            step.
 
         Raises:
             NumericalError: if the loss is not finite; no parameter has been changed then.
@@ -106,14 +118,13 @@ class TurboVBI:
             self.setup(*args, **kwargs)
         draw = self._draw()
         self._closed_form_updates(draw.second_moments)
-        log_joint = self._log_joint(draw.weights, *args, **kwargs)
+        try:
+            log_joint = self._log_joint(draw.weights, *args, **kwargs)
+        except ValueError as error:  # Pyro refuses the parameters of a distribution
+            raise self._not_finite(str(error).partition(":")[0]) from error
         loss = float(self._prior_loss(draw.second_moments)) - float(log_joint.detach())
         if not isfinite(loss):
-            raise NumericalError(
-                f"the loss is not finite at step {self.steps_done}",
-                given=loss,
-                accepted="a smaller lr, or inputs scaled to about unit variance",
-            )
+            raise self._not_finite(loss)
         for parameter in self._others:
             parameter.grad = None
         (-log_joint).backward()
@@ -122,6 +133,13 @@ class TurboVBI:
         self._optimizer.step()
         self.steps_done += 1
         return loss
+
+    def _not_finite(self, given: object) -> NumericalError:
+        return NumericalError(
+            f"the loss is not finite at step {self.steps_done}",
+            given=given,
+            accepted="a smaller lr, or inputs scaled to about unit variance",
+        )
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -159,21 +177,23 @@ class TurboVBI:
         return _Draw(scales, noises, weights, second_moments)
 
     def _log_joint(self, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """ln p(data, other latents | weights) - ln q(other latents); differentiable in weights and parameters."""
+        """Log joint of data and other latents given weights, minus ln q(other latents)."""
         for weight in weights.values():
             weight.requires_grad_(torch.is_grad_enabled())
         with SubstituteWeights(weights):
             if self.guide.autoguide is None:
                 trace = poutine.trace(self.model).get_trace(*args, **kwargs)
-                return trace.log_prob_sum()  # type: ignore[no-any-return]
+                return torch.as_tensor(trace.log_prob_sum())
             with pyro.settings.context(module_local_params=True):
                 guide = poutine.trace(self.guide.autoguide).get_trace(*args, **kwargs)
-            trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*args, **kwargs)
-            return trace.log_prob_sum() - guide.log_prob_sum()  # type: ignore[no-any-return]
+            trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(
+                *args, **kwargs
+            )
+            return torch.as_tensor(trace.log_prob_sum() - guide.log_prob_sum())
 
     @torch.no_grad()
     def _prior_loss(self, second_moments: list[Tensor]) -> Tensor:
-        """Sum over sites of KL(q || prior): minus the entropy of q(w), minus the prior's part of the ELBO."""
+        """KL(q || prior): minus the entropy of q(w), minus the prior's part of the ELBO."""
         total = second_moments[0].new_zeros(())
         for factor, site, m in zip(self._factors, self.sites.values(), second_moments, strict=True):
             total -= factor.entropy() + site.prior_bound(m)
@@ -201,7 +221,8 @@ class TurboVBI:
     def _other_parameters(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         with torch.no_grad(), SubstituteWeights(self._draw().weights):
             trace = poutine.trace(self.model, param_only=True).get_trace(*args, **kwargs)
-        found = [trace.nodes[name]["value"].unconstrained() for name in trace.param_nodes]
+        nodes: Any = trace.nodes
+        found = [nodes[name]["value"].unconstrained() for name in trace.param_nodes]
         autoguide = self.guide.autoguide
         return found + (list(autoguide.parameters()) if autoguide is not None else [])
 
@@ -209,16 +230,18 @@ class TurboVBI:
         settings = self.settings
         locs: list[nn.Parameter | Tensor] = [factor.loc for factor in self._factors]
         log_scales = [factor.log_scale for factor in self._factors]
-        groups = [{"params": locs + self._others}, {"params": log_scales}]
+        groups: list[dict[str, Any]] = [{"params": locs + self._others}, {"params": log_scales}]
         if self._optim is None:
             optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=True)
         else:
             arguments = self._optim.pt_optim_args
             if callable(arguments):
                 raise InvalidArgumentError(
-                    "per-parameter optimiser arguments are not supported", accepted="a dict of arguments"
+                    "per-parameter optimiser arguments are not supported",
+                    accepted="a dict of arguments",
                 )
-            optimizer = self._optim.pt_optim_constructor(groups, **arguments)
+            constructor: Any = self._optim.pt_optim_constructor
+            optimizer = constructor(groups, **arguments)
         optimizer.param_groups[1]["lr"] *= settings.scale_lr
         return optimizer
 

@@ -39,9 +39,9 @@ def support_matrices(
 ) -> matplotlib.figure.Figure:
     """Draws the supports of several fits side by side.
 
-    Weights are viewed as the matrix (out, everything else). Each title tells the fraction of
-    weights left and the number of clusters (maximal runs along a row), counting an element as kept
-    where its probability exceeds 1/2.
+    Weights are viewed as the matrix (out, everything else). Each title tells the size, the
+    fraction of weights left and the number of clusters (maximal runs along a row), counting an
+    element as kept where its probability exceeds 1/2.
 
     Args:
         supports: Probabilities in [0, 1] or masks of one weight, by name of the fit.
@@ -69,19 +69,20 @@ def support_matrices(
 
 
 def support_before_after(
-    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    stages: Mapping[str, Sequence[Tensor]],
     *,
-    labels: tuple[str, str] = ("before", "after"),
+    labels: Sequence[str] = ("before", "after"),
     xlabel: str = "input",
     ylabel: str = "output unit",
     column_ticks: int | None = None,
     heading: str | None = None,
 ) -> matplotlib.figure.Figure:
-    """Draws supports before and after training, one fit a row.
+    """Draws the stages of supports, such as before and after training, one fit a row.
 
     Args:
-        pairs: The support before and after, by name of the fit; see `support_matrices`.
-        labels: What the two columns are.
+        stages: The support at every stage, by name of the fit; see `support_matrices`. Shapes may
+            differ from stage to stage, as they do when a network is cut.
+        labels: Names of the stages.
         xlabel: What a column of a matrix is.
         ylabel: What a row of a matrix is.
         column_ticks: Distance of the ticks along the columns.
@@ -91,16 +92,24 @@ def support_before_after(
         The figure.
 
     Raises:
-        InvalidArgumentError: If there is nothing to draw or a value lies outside [0, 1].
+        InvalidArgumentError: If there is nothing to draw, a fit has not one support a label, or a
+            value lies outside [0, 1].
         ShapeError: If a tensor has no axis or no element.
     """
-    _require(pairs)
+    _require(stages)
+    for name, supports in stages.items():
+        if len(supports) != len(labels):
+            raise InvalidArgumentError(
+                f"{name!r} has not one support for every label",
+                given=f"{len(supports)} supports",
+                accepted=f"{len(labels)}: {', '.join(labels)}",
+            )
     grid = [
         [
             Panel(_matrix(values), _title(f"{name}: {label}", values), xlabel, ylabel, column_ticks)
-            for label, values in zip(labels, pair, strict=True)
+            for label, values in zip(labels, supports, strict=True)
         ]
-        for name, pair in pairs.items()
+        for name, supports in stages.items()
     ]
     return draw_panels(grid, heading=heading, colour_label=_COLOUR_LABEL)
 
@@ -269,8 +278,10 @@ def _matrix(values: Tensor) -> Tensor:
 
 
 def _title(name: str, values: Tensor) -> str:
-    counts = regularity(_matrix(values) > 0.5)
-    return f"{name}\n{100 * counts.density:.3g} % of weights, {counts.clusters} clusters"
+    matrix = _matrix(values)
+    counts = regularity(matrix > 0.5)
+    size = "x".join(map(str, matrix.shape))
+    return f"{name}\n{size}, {100 * counts.density:.3g} % left, {counts.clusters} clusters"
 
 
 def _require(items: Mapping[str, object]) -> None:

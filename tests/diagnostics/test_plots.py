@@ -36,8 +36,8 @@ def test_support_matrices_lie_side_by_side_with_labels_and_counts() -> None:
         {"masks": mask, "probs": probs}, xlabel="pixel", ylabel="unit", heading="Layer"
     )
     left, right, bar = figure.axes
-    assert left.get_title() == "masks\n37.5 % of weights, 2 clusters"
-    assert right.get_title() == "probs\n37.5 % of weights, 2 clusters"
+    assert left.get_title() == "masks\n2x4, 37.5 % left, 2 clusters"
+    assert right.get_title() == "probs\n2x4, 37.5 % left, 2 clusters"
     assert (left.get_xlabel(), left.get_ylabel()) == ("pixel", "unit")
     assert bar.get_ylabel() == "P(kept)"
     assert figure.get_suptitle() == "Layer"
@@ -92,12 +92,13 @@ def test_column_ticks_stand_at_image_rows() -> None:
 
 
 def test_before_and_after_stand_in_one_row_a_fit() -> None:
-    pairs = {name: (_random_mask(5, 6), torch.full((5, 6), 0.2)) for name in ("x", "y")}
+    pairs = {name: (_random_mask(5, 6), torch.full((4, 2), 0.2)) for name in ("x", "y")}
     figure = plots.support_before_after(pairs, labels=("prior", "posterior"))
     titles = [axes.get_title().split("\n")[0] for axes in figure.axes[:4]]
     assert titles == ["x: prior", "x: posterior", "y: prior", "y: posterior"]
     first, second, third, _ = (axes.get_position() for axes in figure.axes[:4])
-    assert first.y0 == second.y0 > third.y1
+    assert first.y1 == pytest.approx(second.y1)
+    assert min(first.y0, second.y0) > third.y1
     assert first.x0 == third.x0 < second.x0
 
 
@@ -185,6 +186,8 @@ def test_bad_input_is_refused() -> None:
         plots.support_matrices({"a": torch.tensor([[0.0, float("nan")]])})
     with pytest.raises(ShapeError, match="no axis"):
         plots.support_matrices({"a": torch.tensor(1.0)})
+    with pytest.raises(InvalidArgumentError, match="given: 1 supports; accepted: 2: before, after"):
+        plots.support_before_after({"a": [torch.ones(2, 2)]})
     with pytest.raises(InvalidArgumentError, match="the curve 'a' is empty"):
         plots.elbo_curves({"a": []})
     with pytest.raises(InvalidArgumentError, match=r"given: 1.1; accepted: \[0, 1\]"):

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from pyro_turbovbi import data, load
+from pyro_turbovbi.cli import demo
+from pyro_turbovbi.cli.demo import INDEPENDENT, MARKOV, RECIPES, run_demo
+from pyro_turbovbi.data import Splits, TensorPair
+from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
+
+PICTURES = ("support_before_after", "support_side_by_side", "elbo", "error_against_size")
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digits recipe with a narrower network and few steps."""
+    narrow = dataclasses.replace(RECIPES["digits"], widths=(64, 20, 10, 10), batch_size=256)
+    monkeypatch.setattr(demo, "RECIPES", {"digits": narrow})
+
+
+@pytest.mark.usefixtures("short")
+def test_the_demo_compares_four_fits_and_leaves_pictures_and_a_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    out = tmp_path / "new" / "directory"
+    comparison = run_demo("digits", out, epochs=2)
+    assert torch.get_num_threads() == threads
+    rows = {row.name: row for row in comparison.rows}
+    assert list(rows) == ["MAP", "SVI, Gaussian", INDEPENDENT, MARKOV]
+    assert all(row.error is not None and row.pruned is not None for row in rows.values())
+    assert (rows["MAP"].elbo, rows[MARKOV].elbo_kind) == (None, "Bethe")
+    for name in PICTURES:
+        assert imread(out / f"{name}.png").std() > 0.01
+    assert json.loads((out / "comparison.json").read_text())["rows"][0]["name"] == "MAP"
+    test = data.digits().test
+    with torch.no_grad():
+        error = (load(out / "net.ptv")(test.x).argmax(1) != test.y).double().mean().item()
+    assert error == pytest.approx(rows[MARKOV].pruned, abs=1e-9)
+    printed = capsys.readouterr().out
+    assert str(comparison) in printed
+    assert f"net.ptv loaded again: test accuracy {1 - error:.2%}" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short")
+def test_a_seed_gives_the_same_numbers_again(tmp_path: Path) -> None:
+    first, second = (run_demo("digits", tmp_path, epochs=1, seed=3).rows for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert (one.error, one.nll, one.elbo) == (other.error, other.nll, other.elbo)
+
+
+def test_mnist_uses_its_own_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def images(points: int) -> TensorPair:
+        y = torch.arange(points) % 10
+        return TensorPair(torch.rand(points, 784, generator=generator), y)
+
+    def fake(**arguments: int) -> Splits:
+        assert arguments == {"seed": 4}
+        return Splits(images(256), images(20), images(30))
+
+    monkeypatch.setattr(data, "mnist", fake)
+    comparison = run_demo("mnist", tmp_path, epochs=1, seed=4)
+    assert comparison.rows[1].structure == "784-300-100"
+    assert comparison.rows[0].num_points == 30
+    assert (tmp_path / "net.ptv").is_file()
+
+
+def test_what_cannot_work_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidArgumentError, match="given: cifar; accepted: digits, mnist"):
+        run_demo("cifar", tmp_path)
+    with pytest.raises(InvalidArgumentError, match=r"cannot be made; given: .*file"):
+        run_demo("digits", tmp_path / "file")
+    with pytest.raises(InvalidArgumentError, match="epochs is out of range"):
+        run_demo("digits", tmp_path, epochs=0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match=r"given: matplotlib, sklearn; accepted: .*demo"):
+        run_demo("digits", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_full_demo_shows_what_it_is_meant_to_show(tmp_path: Path) -> None:
+    rows = {row.name: row for row in run_demo("digits", tmp_path).rows}
+    for row in rows.values():
+        assert row.error is not None
+        assert row.error < 0.08
+    independent, markov = rows[INDEPENDENT], rows[MARKOV]
+    assert markov.error is not None
+    assert markov.pruned is not None
+    assert markov.weights_left is not None
+    assert markov.clusters is not None
+    assert independent.clusters is not None
+    assert abs(markov.pruned - markov.error) < 0.02
+    assert markov.weights_left < 0.04
+    assert markov.clusters < 0.75 * independent.clusters

@@ -92,25 +92,28 @@ class ThreeLayer(Prior):
             )
         explicit = (_parameters("active", self.active), _parameters("inactive", self.inactive))
         object.__setattr__(self, "_explicit", explicit)
-        if explicit[0] and explicit[1] and explicit[0].scale <= explicit[1].scale:
-            raise InvalidArgumentError(
-                "the active component must allow larger weights than the inactive one",
-                given=f"typical weight scales active {explicit[0].scale:.3g}, "
-                f"inactive {explicit[1].scale:.3g}",
-                accepted="sqrt(rate / concentration) of active greater than that of inactive",
-            )
+        active, inactive = explicit
+        if active and inactive:
+            _check_order(Components(active, inactive))
 
     def components(self, shape: torch.Size) -> Components:
-        """Concentrations and rates of both components for a weight of this shape."""
+        """Concentrations and rates of both components for a weight of this shape.
+
+        Raises:
+            InvalidArgumentError: if a given component and the other's default for this shape are in
+                the wrong order.
+        """
         unit = fan_in(shape) ** -0.5
         active, inactive = self._explicit
-        return Components(
+        components = Components(
             active or GammaParameters(1.0, (SLAB_SCALE * unit) ** 2),
             inactive
             or GammaParameters(
                 SPIKE_CONCENTRATION, SPIKE_CONCENTRATION * (SPIKE_SCALE * unit) ** 2
             ),
         )
+        _check_order(components)
+        return components
 
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
         """Emit ``{name}_support``, ``{name}_precision`` and ``{name}``. See `Prior.emit`."""
@@ -124,6 +127,16 @@ class ThreeLayer(Prior):
         )
         weight = dist.Normal(torch.zeros_like(precision), precision.rsqrt()).to_event(event_dim)
         return pyro.sample(name, weight)
+
+
+def _check_order(components: Components) -> None:
+    active, inactive = components
+    if active.scale <= inactive.scale:
+        raise InvalidArgumentError(
+            "the active component must allow larger weights than the inactive one",
+            given=f"typical weight scales active {active.scale:.3g}, inactive {inactive.scale:.3g}",
+            accepted="sqrt(rate / concentration) of active greater than that of inactive",
+        )
 
 
 def _parameters(role: str, gamma: dist.Gamma | None) -> GammaParameters | None:

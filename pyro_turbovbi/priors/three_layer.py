@@ -27,7 +27,7 @@ from pyro_turbovbi.supports import Grid, Support
 # Scales of the default components in units of 1 / sqrt(fan-in), the scale at which a unit's summed
 # input has the variance of one of its inputs. Both were chosen on MNIST's validation split (docs:
 # "Choices").
-SLAB_SCALE = 200.0
+SLAB_SCALE = 50.0
 SPIKE_SCALE = 0.06
 SPIKE_CONCENTRATION = 4.0
 
@@ -62,7 +62,7 @@ class ThreeLayer(Prior):
         support: Support prior: `supports.Independent`, `Chain` or `Grid`, or any object with their
             interface.
         active: Gamma law of the precision of active weights, scalar. Default: concentration 1 and a
-            typical weight scale of 200 / sqrt(fan-in).
+            typical weight scale of 50 / sqrt(fan-in).
         inactive: Gamma law of the precision of inactive weights, scalar; its typical weight scale
             sqrt(rate / concentration) must be smaller than that of `active`. Default: concentration
             4 and a typical weight scale of 0.06 / sqrt(fan-in).

@@ -79,7 +79,8 @@ class TurboSettings:
         refresh_every: Steps between closed-form updates of the precisions.
         messages_every: Steps between message passes; None: a fiftieth of the training, at most 100.
         damping: Share of the old value kept in the extrinsic log-odds at every pass, in [0, 1).
-        learn_hyper: Learn the support prior's density and transition probabilities by EM.
+        learn_hyper: Learn the support prior's density and transition probabilities, and the slab's
+            rate, by EM.
         weights: "diagonal" q(w) trained by gradients, or "exact": the full-covariance Gaussian of
             a linear net under Gaussian noise, by an inverse of the size of the observations.
         start: Exact weights and mean field only: the side on which all weights start, "inactive"

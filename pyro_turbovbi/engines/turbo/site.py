@@ -24,9 +24,10 @@ from pyro_turbovbi.engines.turbo.module_b import ModuleB
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.errors import NumericalError
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
+from pyro_turbovbi.kernels.evidence import expected_precision
 from pyro_turbovbi.priors.base import WeightSite
 from pyro_turbovbi.priors.normal import Normal
-from pyro_turbovbi.priors.three_layer import Components, ThreeLayer
+from pyro_turbovbi.priors.three_layer import Components, GammaParameters, ThreeLayer
 
 
 class SiteState(ABC):
@@ -114,6 +115,8 @@ class SpikeSlab(SiteState):
             NumericalError: if the log-likelihood ratios are not finite; nothing has been changed
                 then.
         """
+        if self._settings.learn_hyper:
+            self._learn_slab(second_moment)
         evidence = self._module_a(second_moment)
         if not bool(torch.isfinite(evidence.llr).all()):
             raise NumericalError(
@@ -129,6 +132,18 @@ class SpikeSlab(SiteState):
         with torch.no_grad():
             self._factor.support_log_odds.copy_(posterior.log_odds)
         self._accept(evidence, second_moment)
+
+    def _learn_slab(self, second_moment: Tensor) -> None:
+        """M-step of the slab's rate: sum q1 a1 = b1 sum q1 E[rho | s = 1]."""
+        (a, b), inactive = self.components
+        active = float(self.probs.sum())
+        if active < 1.0:  # less than one weight's worth of evidence says nothing about the slab
+            return
+        precision = _dot(self.probs, expected_precision(second_moment, a, b))
+        slab = GammaParameters(a, a * active / float(precision))
+        self.components = Components(slab, inactive)
+        self._final = Components(slab, self._final.inactive)
+        self._factor.components = self.components
 
     def _module_a(self, second_moment: Tensor) -> ModuleA:
         if self._settings.factorisation == "structured":

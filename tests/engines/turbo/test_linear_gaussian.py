@@ -93,6 +93,18 @@ def test_elbo_never_falls_with_learned_noise_and_bias() -> None:
     assert float(bnn.net.bias.detach()) == pytest.approx(0.7, abs=0.2)
 
 
+def test_elbo_never_falls_when_hyper_parameters_are_learned() -> None:
+    """EM steps of the slab's rate and the chain's transitions, on top of exact coordinate steps."""
+    x, y = problem()
+    plain = state(supports.Chain(0.15, 3.0), damping=0.0, annealing=ANNEALING_OFF)
+    learned = state(
+        supports.Chain(0.15, 3.0), damping=0.0, annealing=ANNEALING_OFF, learn_hyper=True
+    )
+    losses = torch.tensor([learned.step(x, y) for _ in range(60)])
+    assert bool((losses.diff() < 1e-7).all())
+    assert float(losses[-1]) < min(plain.step(x, y) for _ in range(60)) - 0.1
+
+
 def test_elbo_is_below_the_exact_log_evidence() -> None:
     """For a fixed precision (Gaussian prior) the bound is tight: it is the marginal likelihood
     of the regression.

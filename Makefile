@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
+# Idle OpenMP threads sleep instead of spinning: on a machine whose cores are busy with something
+# else, spinning makes the small steps of a small network many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint types docs bench tables clean
 

@@ -1,0 +1,237 @@
+"""Stock SVI behind `fit`: every autoguide, guides of one's own, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import infer
+from pyro.infer.autoguide import AutoNormal
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+
+import pyro_turbovbi as ptv
+from pyro_turbovbi import likelihoods, priors, supports
+from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.engines import AUTOGUIDES, SVI, Plan
+from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
+from pyro_turbovbi.families import TurboGuide
+
+NORMAL = priors.Normal(1.0)
+THREE_LAYER = priors.ThreeLayer(support=supports.Independent(0.3))
+
+
+def linear(features: int = 3) -> nn.Linear:
+    return nn.Linear(features, 1, bias=False)
+
+
+def model(prior: priors.Prior = NORMAL, net: nn.Module | None = None) -> ptv.BayesianNet:
+    return ptv.lift(net or linear(), likelihood=likelihoods.Gaussian(0.5, learn=False), prior=prior)
+
+
+def data(rows: int = 40, features: int = 3) -> tuple[Tensor, Tensor]:
+    x = torch.randn(rows, features)
+    return x, x @ torch.arange(1.0, features + 1) + 0.5 * torch.randn(rows)
+
+
+def run(engine: SVI, prior: priors.Prior = NORMAL, **options: Any) -> ptv.Fit:
+    defaults: dict[str, Any] = {"epochs": 2, "batch_size": 40, "progress": False}
+    return ptv.fit(model(prior), data(), engine=engine, **(defaults | options))
+
+
+def exact_posterior(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of a linear unit under Normal(0, 1) weights and noise 0.5."""
+    x, y = x.double(), y.double()
+    precision = torch.eye(x.shape[1], dtype=torch.float64) + x.T @ x / 0.25
+    return torch.linalg.solve(precision, x.T @ y / 0.25), torch.linalg.inv(precision)
+
+
+@pytest.mark.parametrize("name", AUTOGUIDES)
+def test_every_autoguide_trains_predicts_and_stores_nothing(name: str) -> None:
+    fit = run(SVI(name))
+    x, _ = data(5)
+    assert fit.predict(x, num_samples=3).outputs.shape == (3, 5, 1)
+    assert fit.posterior.mean()["weight"].shape == (1, 3)
+    assert fit.engine_name == f"svi ({name})"
+    assert (fit.elbo is None) == (name == "auto_delta")
+    assert fit.elbo_kind == ("log joint" if name == "auto_delta" else "bound")
+    assert fit.masks()["weight"].all()
+    assert list(pyro.get_param_store().keys()) == []
+    assert not pyro.settings.get("module_local_params"), "the user's setting is left alone"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["auto_normal", "auto_multivariate_normal", "auto_low_rank_multivariate_normal"],
+)
+def test_posterior_of_a_linear_unit_is_the_exact_one(name: str) -> None:
+    x, y = data(60)
+    fit = ptv.fit(
+        model(), (x, y), engine=SVI(name, lr=0.03), epochs=300, batch_size=60, progress=False
+    )
+    mean, covariance = exact_posterior(x, y)
+    scale = covariance.diagonal().sqrt()
+    error = (fit.posterior.mean()["weight"][0].double() - mean) / scale
+    assert float(error.abs().max()) < 1.0, "within a posterior standard deviation"
+    draws = fit.sample(500)["weight"][:, 0]
+    # the best factorised posterior has the precisions' diagonal, which is at most the variance
+    assert (draws.std(0) < 1.6 * scale).all()
+    assert (draws.std(0) > 0.5 * scale).all()
+
+
+@pytest.mark.parametrize("name", ["auto_normal", "auto_diagonal_normal", "auto_delta"])
+def test_training_starts_at_the_nets_own_weights(name: str) -> None:
+    bnn = model()
+    fit = ptv.fit(bnn, data(), engine=SVI(name, lr=1e-9), epochs=1, progress=False)
+    start = bnn.sites["weight"].init
+    assert start is not None
+    torch.testing.assert_close(fit.posterior.mean()["weight"], start, rtol=1e-5, atol=1e-6)
+
+
+def test_auto_normal_gives_scales_that_rank_masks() -> None:
+    fit = run(SVI(lr=1e-9, init_scale=0.25))
+    scale = fit.posterior.scale()
+    assert scale is not None
+    torch.testing.assert_close(scale["weight"], torch.full((1, 3), 0.25))
+    assert int(fit.masks(0.34)["weight"].sum()) == 1
+    largest = fit.posterior.mean()["weight"].abs().argmax()
+    assert fit.masks(0.34)["weight"].flatten()[largest]
+
+
+def test_optimiser_and_loss_are_the_users() -> None:
+    used: list[float] = []
+
+    class Loss(infer.Trace_ELBO):
+        def loss_and_grads(self, *args: Any, **kwargs: Any) -> float:
+            used.append(float(super().loss_and_grads(*args, **kwargs)))
+            return used[-1]
+
+    optim = PyroOptim(torch.optim.SGD, {"lr": 0.0})
+    bnn = model()
+    fit = ptv.fit(bnn, data(), engine=SVI(optim=optim, loss=Loss()), epochs=3, progress=False)
+    assert [record.loss for record in fit.history] == used
+    start = bnn.sites["weight"].init
+    assert start is not None
+    assert torch.equal(fit.posterior.mean()["weight"], start)
+
+
+def test_the_loss_is_pyros_own() -> None:
+    """One step of the engine is one step of `pyro.infer.SVI`, to the bit."""
+    x, y = data()
+    bnn = model()
+    plan = Plan(len(x), 1, Batch((x, y)))
+    engine = SVI(lr=0.01, init_scale=0.05)
+    state = engine.init(bnn, plan)
+    with pyro.settings.context(module_local_params=True):
+        start = infer.autoguide.init_to_value(values={"weight": bnn.sites["weight"].init})
+        guide = AutoNormal(bnn, init_loc_fn=start, init_scale=0.05)
+        stock = infer.SVI(bnn, guide, pyro.optim.Adam({"lr": 0.01}), infer.Trace_ELBO())
+        guide(x, y)
+        torch.manual_seed(4)
+        expected = [stock.step(x, y) for _ in range(3)]
+        torch.manual_seed(4)
+    assert [engine.step(state, Batch((x, y))) for _ in range(3)] == expected
+
+
+def hand_written(bnn: ptv.BayesianNet) -> Any:
+    """A plain function with two parameters of its own module, far from any autoguide."""
+
+    class Guide(pyro.nn.PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(bnn.sites["weight"].shape))
+            self.log_scale = nn.Parameter(torch.full(bnn.sites["weight"].shape, -2.0))
+
+        def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+            pyro.sample("weight", dist.Normal(self.loc, self.log_scale.exp()).to_event(2))
+
+    return Guide()
+
+
+def test_a_hand_written_guide_is_trained() -> None:
+    fit = run(SVI(hand_written, lr=0.05), epochs=150)
+    assert fit.engine_name == "svi (custom guide)"
+    assert fit.elbo_kind == "bound"
+    target = torch.tensor([[1.0, 2.0, 3.0]])
+    assert float((fit.posterior.mean()["weight"] - target).abs().max()) < 0.5
+    assert list(pyro.get_param_store().keys()) == []
+
+
+def test_the_turbo_guide_reports_its_supports() -> None:
+    fit = run(SVI(lambda bnn: TurboGuide(bnn.sites), lr=0.05), THREE_LAYER, epochs=20)
+    probs = fit.support_probs()["weight"]
+    assert ((probs > 0.0) & (probs < 1.0)).all()
+    assert not torch.allclose(probs, torch.tensor(0.3)), "score-function gradients move them"
+    scale = fit.posterior.scale()
+    assert scale is not None
+    assert (scale["weight"] > 0).all()
+
+
+def test_a_guide_that_misses_a_weight_is_refused_before_training() -> None:
+    def forgetful(bnn: ptv.BayesianNet) -> Any:
+        return lambda x, y=None: None
+
+    with pytest.raises(UnsupportedError) as error:
+        run(SVI(forgetful))
+    assert str(error.value) == (
+        "the guide does not sample every weight site; given: missing weight; "
+        "accepted: a guide with one sample site per latent site of the model"
+    )
+
+
+@pytest.mark.parametrize("name", AUTOGUIDES)
+def test_autoguides_refuse_discrete_supports_and_name_alternatives(name: str) -> None:
+    with pytest.raises(UnsupportedError) as error:
+        run(SVI(name), THREE_LAYER)
+    assert str(error.value) == (
+        f"autoguide {name!r} cannot handle the discrete supports of its priors; "
+        "given: weights weight; accepted: engines.Turbo(), engines.SVI with a guide of your own "
+        "(guides/turbo.py), or another prior by bnn.with_prior(priors.Normal())"
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_training() -> None:
+    x, y = data()
+    with pytest.raises(NumericalError, match="the loss is not finite; given: (nan|inf|-inf)"):
+        ptv.fit(
+            model(),
+            (x, y * 1e25),
+            engine=SVI(optim=PyroOptim(torch.optim.SGD, {"lr": 1.0})),
+            epochs=3,
+            progress=False,
+        )
+
+
+def test_unknown_guides() -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        SVI("auto_norml")
+    assert str(error.value) == (
+        f"unknown guide; given: auto_norml; accepted: {', '.join(AUTOGUIDES)}"
+    )
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_guides_of_the_wrong_kind() -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        SVI(3)  # type: ignore[arg-type]
+    assert str(error.value) == (
+        "guide is of the wrong kind; given: 3; accepted: a name or a callable guide(model)"
+    )
+
+
+def test_evaluate_changes_nothing() -> None:
+    x, y = data()
+    engine, bnn = SVI(), model()
+    batch = Batch((x, y))
+    state = engine.init(bnn, Plan(len(x), 1, batch))
+    before = engine.posterior(state).mean()["weight"].clone()
+    torch.manual_seed(1)
+    first = engine.evaluate(state, batch)
+    torch.manual_seed(1)
+    assert engine.evaluate(state, batch) == first
+    assert math.isfinite(first)
+    assert torch.equal(engine.posterior(state).mean()["weight"], before)

@@ -90,8 +90,9 @@ class BayesianNet(nn.Module):
     def sites(self) -> dict[str, WeightSite]:
         """Weight sites by name, in the net's order: shape, prior, start value."""
         parameters = self._parameters_by_name
+        # Copied: Pyro's autoguides train a start value in place.
         return {
-            name: WeightSite(name, parameters[name].shape, prior, parameters[name].detach())
+            name: WeightSite(name, parameters[name].shape, prior, parameters[name].detach().clone())
             for name, prior in self._priors.items()
         }
 

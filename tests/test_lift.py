@@ -395,6 +395,15 @@ def test_two_nets_with_equal_names_share_no_parameter() -> None:
         assert not torch.equal(point, first.points[name])
 
 
+def test_start_values_are_copies_that_a_guide_may_train() -> None:
+    bnn = classifier()
+    for site in bnn.sites.values():
+        assert site.init is not None
+        site.init.zero_()
+    assert all(float(site.init.abs().sum()) > 0 for site in bnn.sites.values())  # type: ignore
+    assert all(float(p.detach().abs().sum()) > 0 for p in bnn.net.parameters())
+
+
 def test_stock_nuts_samples_the_posterior() -> None:
     from pyro.infer import MCMC, NUTS
 

@@ -196,7 +196,7 @@ def test_autoguides_refuse_discrete_supports_and_name_alternatives(name: str) ->
 
 def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     x, y = data()
-    with pytest.raises(NumericalError, match="the loss is not finite; given: (nan|inf|-inf)"):
+    with pytest.raises(NumericalError, match=r"the loss is not finite; given: (nan|inf|-inf)"):
         ptv.fit(
             model(),
             (x, y * 1e25),

@@ -30,6 +30,9 @@ HEADINGS = {
     "structure": "structure",
     "clusters": "clusters",
     "mean_cluster_length": "mean cluster length",
+    "index_bits_run_length": "index bits a weight (run-length)",
+    "bytes": "file, bytes",
+    "seconds": "training, s",
     "epoch_cost_ratio": "epoch cost / plain Adam's",
 }
 Result = Mapping[str, Any]
@@ -174,7 +177,8 @@ def _render_case(result: Result) -> str:
         [HEADINGS.get(key, key.replace("_", " ")) for key in keys],
         [[_cell(row.get(key)) for key in keys] for row in rows],
     )
-    caption = f"{result['protocol']} {_seeds(rows)}Measured on: {result['device']}."
+    protocol = result["protocol"].rstrip(". ")
+    caption = f"{protocol}. {_seeds(rows)}Measured on: {result['device']}."
     return f"**{result['case']}**\n\n{table}\n\n{caption}"
 
 

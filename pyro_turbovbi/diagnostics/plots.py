@@ -115,7 +115,7 @@ def support_before_after(
 
 
 def elbo_curves(
-    curves: Mapping[str, Sequence[float]], *, heading: str = "Evidence lower bound in training"
+    curves: Mapping[str, Sequence[float]], *, heading: str = "ELBO in training"
 ) -> matplotlib.figure.Figure:
     """Draws the ELBO of every epoch, one curve a fit.
 
@@ -207,7 +207,7 @@ def pareto(
     _percent_axis(axes)
     axes.set_xlim(70 * min(left for left, _ in points.values()), 140.0)
     axes.set_ylim(0.0, 1.12 * max(error for _, error in points.values()) or 1.0)
-    axes.legend(fontsize=9, frameon=False)
+    figure.legend(fontsize=9, frameon=False, loc="outside right upper")
     return figure
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 
 def local_param(name: str, parameter: nn.Parameter) -> Tensor:
     """Emit a Pyro param site whose value is `parameter` itself.
 
-    Stock engines find and train it, and nothing enters Pyro's global param store, where two models with equal names
-    would silently share it.
+    Stock engines find and train it, and nothing enters Pyro's global param store, where two models
+    with equal names would silently share it.
     """
-    # Stock SVI asks each param site for its unconstrained leaf; a weak reference avoids a cycle on the parameter.
+    # Stock SVI asks a param site for its unconstrained leaf; a weak reference avoids a cycle.
     parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
-    emit = effectful(lambda *_args, **_kwargs: parameter, type="param")
-    return emit(name, name=name)
+    return _param(name, parameter, name=name, constraint=constraints.real)  # type: ignore[no-any-return]
+
+
+def _same(_name: str, parameter: nn.Parameter, **_kwargs: object) -> Tensor:
+    return parameter
+
+
+_param: Any = effectful(_same, type="param")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pyro_turbovbi.batches import Batch, Batches, Data, Inputs, as_batches, as_tensors, to_device
 from pyro_turbovbi.checks import check_data
-from pyro_turbovbi.engines.protocol import AnyEngine, Plan
+from pyro_turbovbi.engines.protocol import AnyEngine, Engine, Plan
 from pyro_turbovbi.engines.turbo import Turbo
 from pyro_turbovbi.errors import InvalidArgumentError, SiteError
 from pyro_turbovbi.lift import BayesianNet
@@ -34,7 +34,7 @@ class EpochRecord:
 
     Attributes:
         epoch: 1, 2, ...
-        loss: Mean loss of its steps, -ELBO in nats on the scale of the whole data set.
+        loss: Mean loss over its data points, -ELBO in nats on the scale of the whole data set.
         seconds: Wall seconds since the start of training.
         density: Share of weights with P(s = 1) > 1/2, by site (1 where the prior has no support
             layer).
@@ -193,8 +193,10 @@ def fit(
     _check_arguments(bnn, engine, epochs)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = copy.deepcopy(bnn).to(place)
-    size = _FULL if engine.full_batch else batch_size
-    batches = as_batches(data, batch_size=size, shuffle=not engine.full_batch)
+    if engine.full_batch:
+        batches = as_batches(as_tensors(data), batch_size=_FULL, shuffle=False)
+    else:
+        batches = as_batches(data, batch_size=batch_size, shuffle=True)
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -246,16 +248,17 @@ class _Run:
         return self._result(seconds, self._final_elbo())
 
     def _epoch(self, epoch: int, bar: Any) -> EpochRecord:
-        total = 0.0
+        total, rows = 0.0, 0
         bar.set_description(f"{self.engine.name} {epoch}/{self.epochs}")
         for batch in self.batches:
-            total += self.engine.step(self.state, self._on_device(batch))
+            total += self.engine.step(self.state, self._on_device(batch)) * len(batch.y)
+            rows += len(batch.y)
             bar.update()
         density = {
             name: float((probs > 0.5).float().mean())
             for name, probs in _support_probs(self.bnn, self.engine.posterior(self.state)).items()
         }
-        loss = total / len(self.batches)
+        loss = total / rows
         bar.set_postfix(elbo=f"{-loss:.4g}", left=f"{_share(density, self.bnn):.2%}")
         return EpochRecord(epoch, loss, time.perf_counter() - self.started, density)
 
@@ -268,10 +271,11 @@ class _Run:
         if self.engine.elbo_kind(self.state) == "log joint":
             return None
         self.bnn.eval()
-        losses = [
-            self.engine.evaluate(self.state, self._on_device(batch)) for batch in self.batches
-        ]
-        return -sum(losses) / len(losses)
+        total, rows = 0.0, 0
+        for batch in self.batches:
+            loss = self.engine.evaluate(self.state, self._on_device(batch))
+            total, rows = total + loss * len(batch.y), rows + len(batch.y)
+        return -total / rows
 
     def _snapshot(self) -> Fit:
         return self._result(time.perf_counter() - self.started, None)
@@ -295,9 +299,7 @@ def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
             given=type(bnn).__name__,
             accepted="ptv.lift(net, likelihood=..., prior=...)",
         )
-    if isinstance(engine, type) or not all(
-        hasattr(engine, verb) for verb in ("init", "step", "posterior")
-    ):
+    if isinstance(engine, type) or not isinstance(engine, Engine):
         raise InvalidArgumentError(
             "unknown engine", given=engine, accepted="engines.Turbo(), engines.SVI(), engines.MAP()"
         )
@@ -320,8 +322,9 @@ def _restore(net: nn.Module, buffers: Mapping[str, Tensor]) -> None:
 
 def _support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:
     known = posterior.support_probs() or {}
+    device = next(bnn.net.parameters()).device
     return {
-        name: known[name] if name in known else torch.ones(site.shape)
+        name: known[name] if name in known else torch.ones(site.shape, device=device)
         for name, site in bnn.sites.items()
     }
 

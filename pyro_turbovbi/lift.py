@@ -182,7 +182,7 @@ def weight_matrices(net: nn.Module) -> list[str]:
         for module in net.modules()
         if isinstance(module, MATRIX_LAYERS)
         for local, parameter in module.named_parameters(recurse=False)
-        if local not in _BIAS_NAMES
+        if local not in _BIAS_NAMES and parameter.requires_grad
     }
     return list(found)
 

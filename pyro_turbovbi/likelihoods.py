@@ -22,7 +22,11 @@ Kind = Literal["classification", "regression", "counts"]
 
 
 class Likelihood(nn.Module, ABC):
-    """Base of all likelihoods: `distribution` and the checks of targets."""
+    """Base of all likelihoods: `distribution` and the checks of targets.
+
+    Targets are checked once, by `check`, before training: the distributions themselves do not
+    validate their arguments again at every step.
+    """
 
     kind: ClassVar[Kind]
 
@@ -90,7 +94,7 @@ class Categorical(Likelihood):
 
     def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`; output [batch, ..., C]."""
-        return _with_events(dist.Categorical(logits=output))
+        return _with_events(dist.Categorical(logits=output, validate_args=False))
 
     def mean(self, output: Tensor) -> Tensor:
         """Class probabilities, shape of `output`."""
@@ -125,7 +129,7 @@ class Bernoulli(Likelihood):
 
     def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`."""
-        return _with_events(dist.Bernoulli(logits=output))
+        return _with_events(dist.Bernoulli(logits=output, validate_args=False))
 
     def mean(self, output: Tensor) -> Tensor:
         """P(y = 1), shape of `output`."""
@@ -151,7 +155,7 @@ class Poisson(Likelihood):
 
     def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`."""
-        return _with_events(dist.Poisson(output.exp()))
+        return _with_events(dist.Poisson(output.exp(), validate_args=False))
 
     def mean(self, output: Tensor) -> Tensor:
         """Expected count, shape of `output`."""
@@ -223,7 +227,7 @@ class Gaussian(Likelihood):
     def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`."""
         mean, log_scale = self._split(output)
-        return _with_events(dist.Normal(mean, log_scale.exp()))
+        return _with_events(dist.Normal(mean, log_scale.exp(), validate_args=False))
 
     def mean(self, output: Tensor) -> Tensor:
         """Expected target: the output, or its first half with heteroscedastic noise."""

@@ -322,7 +322,6 @@ def test_the_elbo_is_on_the_scale_of_the_data_set() -> None:
     assert elbos[2] == pytest.approx(elbos[0], rel=1e-3)
 
 
-@pytest.mark.xfail(reason="batches count alike, whatever their size", strict=True)
 def test_a_smaller_last_batch_counts_by_its_rows() -> None:
     bnn, (x, y) = model(priors.Normal(0.1)), data(64)
     y[:4] = 1 - y[:4]
@@ -334,7 +333,6 @@ def test_a_smaller_last_batch_counts_by_its_rows() -> None:
     assert elbos[1] == pytest.approx(elbos[0], rel=1e-3)
 
 
-@pytest.mark.xfail(reason="each batch is taken for the whole data set", strict=True)
 def test_exact_weights_see_all_batches_of_a_loader_at_once() -> None:
     x, _ = data(40)
     y = x.sum(1)

@@ -347,7 +347,6 @@ def test_prior_predictive(support: supports.Support) -> None:
         assert draws[name][active].abs().median() > 20 * draws[name][~active].abs().median()
 
 
-@pytest.mark.xfail(raises=KeyError, reason="param sites carry no constraint", strict=True)
 def test_render_model_draws_every_site() -> None:
     bnn, (x, y) = classifier(prior=priors.ThreeLayer()), batch()
     source = pyro.render_model(bnn, model_args=(x, y), render_distributions=True).source

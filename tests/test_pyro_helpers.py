@@ -62,7 +62,6 @@ def test_it_keeps_no_parameter_alive() -> None:
         gc.enable()
 
 
-@pytest.mark.xfail(raises=KeyError, reason="the site carries no constraint", strict=True)
 def test_the_site_says_its_constraint() -> None:
     with poutine.trace(param_only=True) as trace:
         local_param("p", nn.Parameter(torch.ones(2)))

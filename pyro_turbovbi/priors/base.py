@@ -57,7 +57,7 @@ class Prior(ABC):
                 given=tuple(init.shape),
                 accepted=str(tuple(size)),
             )
-        return _weight(self, size, init, name=name)  # type: ignore[no-any-return]
+        return _weight(name, self, size, init, name=name)  # type: ignore[no-any-return]
 
     @abstractmethod
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
@@ -70,17 +70,13 @@ class Prior(ABC):
         """
 
 
-def _emit(prior: Prior, shape: torch.Size, init: Tensor | None, *, site: str) -> Tensor:
+def _emit(site: str, prior: Prior, shape: torch.Size, init: Tensor | None) -> Tensor:
     like = torch.empty(()) if init is None else init.new_empty(())
     return prior.emit(site, shape, like)
 
 
-def _weight(prior: Prior, shape: torch.Size, init: Tensor | None, *, name: str) -> Any:
-    def run(prior: Prior, shape: torch.Size, init: Tensor | None) -> Tensor:
-        return _emit(prior, shape, init, site=name)
-
-    # `effectful` consumes the keyword `name`, so the program gets the site's name by closure.
-    return effectful(run, type="weight")(prior, shape, init, name=name)
+# `effectful` consumes the keyword `name`, so the program gets the site's name once more, as `site`.
+_weight: Any = effectful(_emit, type="weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +102,7 @@ class _Discover(Messenger):
         self.sites: dict[str, WeightSite] = {}
 
     def _pyro_weight(self, msg: Any) -> None:
-        prior, shape, init = msg["args"]
-        name = msg["name"]
+        name, prior, shape, init = msg["args"]
         if name in self.sites:
             raise InvalidArgumentError(
                 "two weights of the model have the same name",

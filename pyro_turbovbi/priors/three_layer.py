@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.priors.base import Prior, fan_in
-from pyro_turbovbi.supports import Grid, Support
+from pyro_turbovbi.supports import Chain, Support
 
 # Scales of the default components in units of 1 / sqrt(fan-in), the scale at which a unit's summed
 # input has the variance of one of its inputs. Both were chosen on MNIST's validation split (docs:
@@ -75,7 +75,7 @@ class ThreeLayer(Prior):
     arXiv 2302.10483.
     """
 
-    support: Support = field(default_factory=Grid)
+    support: Support = field(default_factory=lambda: Chain(density=0.05, mean_run=10.0))
     active: dist.Gamma | None = field(default=None, compare=False, repr=False)
     inactive: dist.Gamma | None = field(default=None, compare=False, repr=False)
     _explicit: tuple[GammaParameters | None, GammaParameters | None] = field(init=False)

@@ -95,7 +95,7 @@ class TurboSettings:
     kl_weight: float = 0.2
     kl_warmup: float = 0.15
     init_scale: float = 0.3
-    refresh_every: int = 10
+    refresh_every: int = 20
     messages_every: int | None = None
     damping: float = 0.5
     learn_hyper: bool = False

@@ -1,11 +1,9 @@
 """Pure tensor functions for message passing on binary supports: no Pyro, no state."""
 
+from pyro_turbovbi.kernels.backends import BackendName, SlowMessagePassingWarning
 from pyro_turbovbi.kernels.chain import (
-    ChainLaw,
-    ChainMessages,
     ChainPosterior,
     chain_log_evidence,
-    chain_messages,
     chain_posterior,
     check_finite,
 )
@@ -16,14 +14,18 @@ from pyro_turbovbi.kernels.grid import (
     grid_posterior,
 )
 from pyro_turbovbi.kernels.independent import bernoulli_log_evidence
+from pyro_turbovbi.kernels.law import ChainLaw
+from pyro_turbovbi.kernels.reference import ChainMessages, chain_messages
 
 __all__ = [
+    "BackendName",
     "ChainLaw",
     "ChainMessages",
     "ChainPosterior",
     "GridMessages",
     "GridPosterior",
     "GridTransitions",
+    "SlowMessagePassingWarning",
     "bernoulli_log_evidence",
     "chain_log_evidence",
     "chain_messages",

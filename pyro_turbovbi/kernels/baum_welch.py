@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pyro_turbovbi.kernels.chain import ChainLaw
+from pyro_turbovbi.kernels.law import ChainLaw
 
 _FLOOR = 1e-6
 _ROUNDS = 500

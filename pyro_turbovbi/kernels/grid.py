@@ -33,8 +33,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.kernels.chain import ChainLaw, ChainMessages, chain_messages, check_finite
-from pyro_turbovbi.kernels.independent import bernoulli_log_evidence
+from pyro_turbovbi.kernels.backends import Backend, BackendName, backend_for
+from pyro_turbovbi.kernels.chain import check_finite
+from pyro_turbovbi.kernels.law import ChainLaw, ChainSummary
 
 
 class GridMessages(NamedTuple):
@@ -95,6 +96,7 @@ def grid_posterior(
     start: GridMessages | None = None,
     pairwise: bool = False,
     log_evidence: bool = False,
+    backend: BackendName = "auto",
 ) -> GridPosterior:
     """Posterior of a grid by alternating row and column passes that exchange extrinsic messages.
 
@@ -110,9 +112,10 @@ def grid_posterior(
         start: Messages of an earlier posterior; None starts from zero.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute the Bethe log-evidence.
+        backend: What computes it, see `backends`.
 
     Returns:
-        The posterior, in the dtype of `llr`; computed in double precision.
+        The posterior, in the dtype of `llr`; chains are solved in double precision.
 
     Raises:
         InvalidArgumentError: If the densities of both laws differ, or `sweeps` or `damping` is out
@@ -121,67 +124,62 @@ def grid_posterior(
         ShapeError: If `llr` is no non-empty (batch of) matrix or `start` has another shape.
     """
     _check(llr, row, column, sweeps, damping, start)
-    local = llr.double().reshape(-1, *llr.shape[-2:])
-    across, down = _initial_messages(local, start)
+    solver = backend_for(llr, backend)
+    local = llr.detach().reshape(-1, *llr.shape[-2:]).contiguous()
+    across, down = _initial_messages(local, start, solver)
     for done in range(1, sweeps + 1):
         wanted = tolerance > 0 or done == sweeps  # any sweep may be the last one then
         options = {"pairwise": pairwise and wanted, "log_evidence": log_evidence and wanted}
-        previous = down
-        rows, update = _pass(local + previous, row, -1, options)
-        across = torch.lerp(update, across, damping)
-        columns, update = _pass(local + across, column, -2, options)
-        down = torch.lerp(update, previous, damping)
-        residual = float((down - previous).abs_().max())
-        if residual <= tolerance > 0:
+        rows = solver.update_messages(local, down, across, row, -1, damping=damping, **options)
+        # rows and columns are solved under exactly these messages: the Bethe terms belong together
+        elements = (
+            solver.element_evidence(local, across, down, row.log_odds)
+            if options["log_evidence"]
+            else None
+        )
+        columns = solver.update_messages(
+            local, across, down, column, -2, damping=damping, residual=wanted, **options
+        )
+        if columns.residual <= tolerance > 0:
             break
-    # rows and columns were solved under exactly these messages: the Bethe terms belong together
-    belief = local + across + previous
-    extrinsic = (across + down).add_(row.log_odds).view(llr.shape).to(llr.dtype)
+    extrinsic = torch.add(across, down).add_(row.log_odds).view(llr.shape).to(llr.dtype)
     return GridPosterior(
         log_odds=llr.detach() + extrinsic,
         extrinsic=extrinsic,
-        log_evidence=_bethe(rows, columns, belief, row, llr) if log_evidence else None,
+        log_evidence=None if elements is None else _bethe(rows, columns, elements, llr),
         transitions=_transitions(rows, columns, llr) if pairwise else None,
         messages=GridMessages(*(m.view(llr.shape).to(llr.dtype) for m in (across, down))),
-        residual=residual,
+        residual=columns.residual,
         sweeps=done,
     )
 
 
-def _initial_messages(local: Tensor, start: GridMessages | None) -> tuple[Tensor, Tensor]:
+def _initial_messages(
+    local: Tensor, start: GridMessages | None, solver: Backend
+) -> tuple[Tensor, Tensor]:
+    """Messages `[batch, rows, columns]` that may be overwritten, in the back end's dtype."""
+    dtype = solver.message_dtype(local.dtype)
     if start is None:
-        return torch.zeros_like(local), torch.zeros_like(local)
-    return start.row.double().reshape(local.shape), start.column.double().reshape(local.shape)
+        return torch.zeros_like(local, dtype=dtype), torch.zeros_like(local, dtype=dtype)
+    across, down = (
+        message.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
+        for message in start
+    )
+    return across.view(local.shape), down.view(local.shape)
 
 
-def _pass(
-    llr: Tensor, law: ChainLaw, dim: int, options: dict[str, bool]
-) -> tuple[ChainMessages, Tensor]:
-    """Solve the chains along `dim` of `[batch, rows, columns]`; messages in that layout."""
-    leading = llr.movedim(dim, 0).contiguous()
-    solved = chain_messages(leading.flatten(1), law, **options)
-    return solved, solved.log_odds.view(leading.shape).movedim(0, dim).contiguous()
-
-
-def _bethe(
-    rows: ChainMessages, columns: ChainMessages, belief: Tensor, law: ChainLaw, llr: Tensor
-) -> Tensor:
+def _bethe(rows: ChainSummary, columns: ChainSummary, elements: Tensor, llr: Tensor) -> Tensor:
     """Bethe log-evidence of every grid of the batch, in the batch shape and dtype of `llr`."""
     assert rows.log_evidence is not None
     assert columns.log_evidence is not None
-    grids = len(belief)
-    chains = sum(
-        solved.view(grids, -1).sum(1) for solved in (rows.log_evidence, columns.log_evidence)
-    )
-    total = chains - bernoulli_log_evidence(belief, law.log_odds).sum((1, 2))
+    total = rows.log_evidence.sum(1) + columns.log_evidence.sum(1) - elements
     return total.view(llr.shape[:-2]).to(llr.dtype)
 
 
-def _transitions(rows: ChainMessages, columns: ChainMessages, llr: Tensor) -> GridTransitions:
+def _transitions(rows: ChainSummary, columns: ChainSummary, llr: Tensor) -> GridTransitions:
     """Counts of the rows and columns of every grid, in the batch shape and dtype of `llr`."""
-    batch = llr.shape[:-2]
     row, column = (
-        solved.transitions.view(batch.numel(), -1, 2, 2).sum(1).view(*batch, 2, 2).to(llr.dtype)
+        solved.transitions.sum(1).view(*llr.shape[:-2], 2, 2).to(llr.dtype)
         for solved in (rows, columns)
         if solved.transitions is not None
     )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyro_turbovbi.kernels.chain import ChainLaw
+from pyro_turbovbi.kernels.law import ChainLaw
 
 
 def chain_log_prob(

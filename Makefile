@@ -48,7 +48,7 @@ test-slow: $(STAMP)
 	$(BIN)/pytest -q -m slow --durations=10
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/lenet_300_100.py
+	for case in benchmarks/*.py; do $(BIN)/python $$case || exit 1; done
 	$(MAKE) tables
 
 tables: $(STAMP)

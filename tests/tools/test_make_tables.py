@@ -67,6 +67,12 @@ def test_a_result_becomes_a_table_with_its_protocol(tables: ModuleType) -> None:
     assert lines[7] == "Last epoch. Seeds: 0, 1, 2. Measured on: a processor."
 
 
+def test_the_readme_shows_medians_of_the_main_columns(tables: ModuleType) -> None:
+    row = {"method": "chain", "bytes": 5, "clusters": {"median": 2, "min": 1, "max": 3}}
+    lines = tables.render_results([{**RESULT, "rows": [row]}], brief=True).splitlines()
+    assert lines[2:5] == ["| method | clusters |", "| --- | --- |", "| chain | 2 |"]
+
+
 def test_a_file_without_a_protocol_is_refused(tables: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text(json.dumps({"case": "a", "device": "b", "rows": []}))
     with pytest.raises(ValueError, match=r"broken\.json has no protocol"):

@@ -1,7 +1,7 @@
 """Sparse linear regression with a clustered support whose truth is known.
 
-This is the signal-processing root of the method: 1,000 weights, 50 of them non-zero in 5 clusters of
-10, seen through 150 noisy measurements. With a chain prior on the support Turbo-VBI finds the
+This is the signal-processing root of the method: 1,000 weights, 50 of them non-zero in 5 clusters
+of 10, seen through 150 noisy measurements. With a chain prior on the support Turbo-VBI finds the
 clusters; with an independent prior it does not.
 """
 
@@ -45,12 +45,32 @@ def build(
     return ptv.lift(net, likelihood=likelihoods.Gaussian(scale=noise, learn=False), prior=prior)
 
 
-def recover(support: Support | None, measurements: int, seed: int) -> float:
-    """Support F1 of Turbo-VBI with exact weights on one random problem."""
+def recover(
+    support: Support | None,
+    measurements: int,
+    seed: int,
+    *,
+    engine: engines.Turbo = ENGINE,
+    iterations: int = ITERATIONS,
+) -> float:
+    """Support F1 of Turbo-VBI on one random problem, full batches.
+
+    Args:
+        support: See `build`.
+        measurements: Number of observations.
+        seed: Seed of the problem and of the training.
+        engine: Turbo settings; default: exact weights.
+        iterations: Passes over the data.
+    """
     problem = data.recovery(measurements, seed=seed)
-    bnn = build(support)
     fit = ptv.fit(
-        bnn, (problem.x, problem.y), engine=ENGINE, epochs=ITERATIONS, seed=seed, progress=False
+        build(support),
+        (problem.x, problem.y),
+        engine=engine,
+        epochs=iterations,
+        batch_size=measurements,
+        seed=seed,
+        progress=False,
     )
     return f1_score(fit.masks()["weight"].flatten(), problem.support)
 

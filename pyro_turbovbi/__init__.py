@@ -1,12 +1,13 @@
 """Structured Bayesian compression of neural networks in Pyro.
 
-Lift a `torch.nn.Module` under a three-layer prior (support -> precision -> weight), fit it with Turbo-VBI or with
-stock Pyro SVI, compare them, and take home a smaller network::
+Lift a `torch.nn.Module` under a three-layer prior (support -> precision -> weight), fit it with
+Turbo-VBI or with stock Pyro SVI, compare them, and take home a smaller network::
 
     import pyro_turbovbi as ptv
     from pyro_turbovbi import engines, likelihoods, priors, supports
 
-    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.ThreeLayer(support=supports.Grid()))
+    prior = priors.ThreeLayer(support=supports.Chain())
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=prior)
     turbo = ptv.fit(bnn, train, engine=engines.Turbo(), epochs=30)
     small = turbo.compress(train)
 """

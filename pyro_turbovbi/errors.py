@@ -1,7 +1,7 @@
 """Typed errors with one root.
 
-Every message has three parts: what was wrong, what was given, what would be accepted. Each error is also the
-standard exception that a caller unaware of this package would expect to catch.
+Every message has three parts: what was wrong, what was given, what would be accepted. Each error is
+also the standard exception that a caller unaware of this package would expect to catch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class InvalidArgumentError(TurboVBIError, ValueError):
 
 
 class InvalidDataError(TurboVBIError, ValueError):
-    """Training or test data is empty, not finite, of the wrong type or outside the likelihood's domain."""
+    """Data is empty, not finite, of the wrong type or outside the likelihood's domain."""
 
 
 class ShapeError(TurboVBIError, ValueError):
@@ -52,7 +52,7 @@ class SpecError(TurboVBIError, ValueError):
 
 
 class UnsupportedError(TurboVBIError, RuntimeError):
-    """A combination of model, prior and engine that cannot be handled; the message names alternatives."""
+    """A combination of model, prior and engine that cannot be handled; names alternatives."""
 
 
 class NumericalError(TurboVBIError, RuntimeError):

@@ -6,7 +6,6 @@ import gc
 import weakref
 
 import pyro
-import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO

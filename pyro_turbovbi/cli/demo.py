@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 FIRST_LAYER = "0.weight"
-INDEPENDENT, MARKOV = "Turbo, independent", "Turbo, Markov grid"
+INDEPENDENT, MARKOV = "Turbo, independent", "Turbo, Markov chains"
 _PACKAGES = ("matplotlib", "sklearn")
 
 
@@ -133,7 +133,7 @@ def _fit_all(recipe: Recipe, splits: Splits, epochs: int, seed: int) -> dict[str
         "MAP": (gaussian, engines.MAP()),
         "SVI, Gaussian": (gaussian, engines.SVI(guide="auto_normal", lr=recipe.svi_lr)),
         INDEPENDENT: (priors.ThreeLayer(support=supports.Independent()), turbo),
-        MARKOV: (priors.ThreeLayer(support=supports.Grid()), turbo),
+        MARKOV: (priors.ThreeLayer(support=supports.Chain(mean_run=10.0)), turbo),
     }
     bnn = lift(_mlp(recipe.widths, seed), likelihood=likelihoods.Categorical(), prior=gaussian)
     fits: dict[str, Fit] = {}

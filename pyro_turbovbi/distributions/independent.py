@@ -58,18 +58,26 @@ class IndependentSupport(SupportDistribution):
         return new.expand(self.batch_shape)
 
     def _posterior(
-        self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool
+        self,
+        llr: Tensor,
+        start: GridMessages | None,
+        pairwise: bool,
+        log_evidence: bool,
+        out: SupportPosterior | None,
     ) -> SupportPosterior:
         prior = self.prior_log_odds.item()
-        log_odds, evidence = llr + prior, None
+        results = [torch.empty_like(llr) for _ in range(3)] if out is None else out[:3]
+        log_odds, probs, extrinsic = results
+        torch.add(llr, prior, out=log_odds)
+        evidence = None
         if log_evidence:
             batch = llr.shape[: llr.dim() - len(self.event_shape)]
             each = bernoulli_log_evidence(llr.double(), prior)
             evidence = each.reshape(*batch, -1).sum(-1).to(llr.dtype)
         return SupportPosterior(
             log_odds=log_odds,
-            probs=log_odds.sigmoid(),
-            extrinsic=torch.full_like(llr, prior),
+            probs=torch.sigmoid(log_odds, out=probs),
+            extrinsic=extrinsic.fill_(prior),
             pairwise=None,
             log_evidence=evidence,
             messages=None,

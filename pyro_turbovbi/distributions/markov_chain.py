@@ -17,7 +17,7 @@ from pyro_turbovbi.distributions.support import (
     probability,
 )
 from pyro_turbovbi.errors import ShapeError
-from pyro_turbovbi.kernels import ChainLaw, GridMessages, chain_posterior
+from pyro_turbovbi.kernels import ChainLaw, ChainPosterior, GridMessages, chain_posterior
 from pyro_turbovbi.kernels.baum_welch import maximise_chain_law
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_chains
 
@@ -103,22 +103,34 @@ class MarkovChainSupport(SupportDistribution):
         return new.expand(self.batch_shape)
 
     def _posterior(
-        self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool
+        self,
+        llr: Tensor,
+        start: GridMessages | None,
+        pairwise: bool,
+        log_evidence: bool,
+        out: SupportPosterior | None,
     ) -> SupportPosterior:
         batch = llr.shape[: llr.dim() - len(self.event_shape)]
+        view = (*batch, *self._view)
+        previous = (
+            None
+            if out is None
+            else ChainPosterior(out.log_odds.view(view), out.extrinsic.view(view), None, None)
+        )
         solved = chain_posterior(
-            llr.reshape(*batch, *self._view),
+            llr.reshape(view),
             self.law,
             dim=self._axis,
             pairwise=pairwise,
             log_evidence=log_evidence,
+            out=previous,
         )
-        log_odds = solved.log_odds.reshape(llr.shape)
+        log_odds = solved.log_odds.view(llr.shape)
         counts, evidence = solved.transitions, solved.log_evidence
         return SupportPosterior(
             log_odds=log_odds,
-            probs=log_odds.sigmoid(),
-            extrinsic=solved.extrinsic.reshape(llr.shape),
+            probs=torch.sigmoid(log_odds, out=None if out is None else out.probs),
+            extrinsic=solved.extrinsic.view(llr.shape),
             pairwise=None if counts is None else counts.reshape(*batch, -1, 2, 2).sum(-3),
             log_evidence=None if evidence is None else evidence.reshape(*batch, -1).sum(-1),
             messages=None,

@@ -17,7 +17,13 @@ from pyro_turbovbi.distributions.support import (
     probability,
 )
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.kernels import ChainLaw, GridMessages, GridTransitions, grid_posterior
+from pyro_turbovbi.kernels import (
+    ChainLaw,
+    GridMessages,
+    GridPosterior,
+    GridTransitions,
+    grid_posterior,
+)
 from pyro_turbovbi.kernels.baum_welch import bounded, maximise_run
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_grids
 
@@ -155,11 +161,21 @@ class MarkovGridSupport(SupportDistribution):
         ]
 
     def _posterior(
-        self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool
+        self,
+        llr: Tensor,
+        start: GridMessages | None,
+        pairwise: bool,
+        log_evidence: bool,
+        out: SupportPosterior | None,
     ) -> SupportPosterior:
         batch = llr.shape[: llr.dim() - len(self.event_shape)]
         view = torch.Size((*batch, *matrix_shape(self.event_shape)))
         row, column = self.laws
+        previous = None
+        if out is not None and out.messages is not None:
+            log_odds, extrinsic = out.log_odds.view(view), out.extrinsic.view(view)
+            messages = _viewed(out.messages, view)
+            previous = GridPosterior(log_odds, extrinsic, None, None, messages, 0.0, 0)
         solved = grid_posterior(
             llr.reshape(view),
             row,
@@ -167,18 +183,19 @@ class MarkovGridSupport(SupportDistribution):
             sweeps=self.sweeps,
             damping=self.damping,
             tolerance=self.tolerance,
-            start=None if start is None else GridMessages(*(m.reshape(view) for m in start)),
+            start=None if start is None else _viewed(start, view),
             pairwise=pairwise,
             log_evidence=log_evidence,
+            out=previous,
         )
         log_odds = solved.log_odds.view(llr.shape)
         return SupportPosterior(
             log_odds=log_odds,
-            probs=log_odds.sigmoid(),
+            probs=torch.sigmoid(log_odds, out=None if out is None else out.probs),
             extrinsic=solved.extrinsic.view(llr.shape),
             pairwise=solved.transitions,
             log_evidence=solved.log_evidence,
-            messages=GridMessages(*(m.view(llr.shape) for m in solved.messages)),
+            messages=_viewed(solved.messages, llr.shape),
         )
 
     def _draw(self, count: int) -> Tensor:
@@ -196,3 +213,7 @@ class MarkovGridSupport(SupportDistribution):
         ones = states.double().sum((1, 2))
         zeros = self.event_shape.numel() - ones
         return rows + columns - ones * self._density.log() - zeros * torch.log1p(-self._density)
+
+
+def _viewed(messages: GridMessages, shape: torch.Size) -> GridMessages:
+    return GridMessages(*(message.reshape(shape) for message in messages))

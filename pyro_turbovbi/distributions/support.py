@@ -15,6 +15,7 @@ from torch.distributions import constraints
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 from pyro_turbovbi.kernels import GridMessages, GridTransitions, check_finite
+from pyro_turbovbi.kernels.backends import check_buffers
 
 DistributionT = TypeVar("DistributionT", bound="SupportDistribution")
 
@@ -91,6 +92,7 @@ class SupportDistribution(TorchDistribution):
         start: GridMessages | None = None,
         pairwise: bool = True,
         log_evidence: bool = True,
+        out: SupportPosterior | None = None,
         site: str | None = None,
     ) -> SupportPosterior:
         """Posterior given one log-likelihood ratio per element; not differentiable.
@@ -101,6 +103,9 @@ class SupportDistribution(TorchDistribution):
                 solved exactly.
             pairwise: Whether to compute expected transition counts.
             log_evidence: Whether to compute the log-evidence.
+            out: An earlier posterior for `llr` of this shape and dtype; its tensors of that shape
+                are overwritten and handed back, so that nothing large is allocated. `start` may be
+                its messages.
             site: Name of the weight, for error messages.
 
         Returns:
@@ -108,7 +113,7 @@ class SupportDistribution(TorchDistribution):
 
         Raises:
             NumericalError: If an element of `llr` is not finite.
-            ShapeError: If `llr` does not end in the event shape.
+            ShapeError: If `llr` does not end in the event shape, or `out` does not fit.
         """
         event = self.event_shape
         if llr.dim() < len(event) or llr.shape[llr.dim() - len(event) :] != event:
@@ -118,8 +123,10 @@ class SupportDistribution(TorchDistribution):
                 accepted=f"shape [..., {', '.join(map(str, event))}]",
             )
         check_finite(llr, site=site)
+        if out is not None:
+            check_buffers((out.log_odds, out.probs, out.extrinsic), llr)
         with torch.no_grad():
-            return self._posterior(llr.detach(), start, pairwise, log_evidence)
+            return self._posterior(llr.detach(), start, pairwise, log_evidence, out)
 
     @abstractmethod
     def maximise(self, posterior: SupportPosterior) -> SupportDistribution:
@@ -182,7 +189,12 @@ class SupportDistribution(TorchDistribution):
 
     @abstractmethod
     def _posterior(
-        self, llr: Tensor, start: GridMessages | None, pairwise: bool, log_evidence: bool
+        self,
+        llr: Tensor,
+        start: GridMessages | None,
+        pairwise: bool,
+        log_evidence: bool,
+        out: SupportPosterior | None,
     ) -> SupportPosterior: ...
 
     @abstractmethod

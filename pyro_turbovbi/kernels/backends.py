@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
 from pyro_turbovbi.kernels import reference
 from pyro_turbovbi.kernels.law import ChainSummary
 
@@ -45,7 +45,7 @@ class Backend(NamedTuple):
     message_dtype: Callable[[torch.dtype], torch.dtype]
 
 
-def backend_for(llr: Tensor, name: BackendName = "auto") -> Backend:
+def backend_for(llr: Tensor, name: str = "auto") -> Backend:
     """The back end for a tensor of log-likelihood ratios.
 
     Args:
@@ -77,6 +77,26 @@ def backend_for(llr: Tensor, name: BackendName = "auto") -> Backend:
     return Backend(reference.update_messages, reference.element_evidence, lambda _: torch.float64)
 
 
+def check_buffers(buffers: Iterable[Tensor], llr: Tensor) -> None:
+    """Refuse tensors that cannot be overwritten by results of the shape and dtype of `llr`.
+
+    Args:
+        buffers: The tensors to be overwritten.
+        llr: The log-likelihood ratios.
+
+    Raises:
+        ShapeError: If one has another shape, dtype or device, or is not contiguous.
+    """
+    for buffer in buffers:
+        same = (buffer.shape, buffer.dtype, buffer.device) == (llr.shape, llr.dtype, llr.device)
+        if not (same and buffer.is_contiguous()):
+            raise ShapeError(
+                "the posterior to be overwritten does not fit",
+                given=f"a tensor {tuple(buffer.shape)} of {buffer.dtype} on {buffer.device}",
+                accepted=f"contiguous {tuple(llr.shape)} of {llr.dtype} on {llr.device}",
+            )
+
+
 @functools.cache
 def numba_available() -> bool:
     """Whether Numba is installed; it is not imported before it is needed."""
@@ -100,5 +120,5 @@ def _warn_once() -> None:
         "message passing over more than a million weights without Numba is about ten times slower: "
         "pip install 'pyro-turbovbi[fast]'",
         SlowMessagePassingWarning,
-        stacklevel=4,
+        stacklevel=2,
     )

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_turbovbi.errors import NumericalError, ShapeError
-from pyro_turbovbi.kernels.backends import BackendName, backend_for
+from pyro_turbovbi.kernels.backends import BackendName, backend_for, check_buffers
 from pyro_turbovbi.kernels.law import SATURATION, ChainLaw
 
 
@@ -54,6 +54,7 @@ def chain_posterior(
     dim: int = -1,
     pairwise: bool = False,
     log_evidence: bool = False,
+    out: ChainPosterior | None = None,
     backend: BackendName = "auto",
 ) -> ChainPosterior:
     """Exact posterior of independent stationary chains along one dim by forward-backward.
@@ -65,6 +66,8 @@ def chain_posterior(
         dim: The dim along which the chains run; all other dims are independent chains.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute `ln sum_s p(s) exp(sum_n llr_n s_n)` per chain.
+        out: An earlier posterior of this shape and dtype; its tensors `[...]` are overwritten and
+            handed back, so that nothing large is allocated.
         backend: What computes it, see `backends`.
 
     Returns:
@@ -72,21 +75,25 @@ def chain_posterior(
 
     Raises:
         NumericalError: If an element of `llr` is not finite.
-        ShapeError: If `llr` has no elements or no such dim.
+        ShapeError: If `llr` has no elements or no such dim, or `out` does not fit.
     """
     _check_dim(llr, dim)
+    if out is not None:
+        check_buffers((out.log_odds, out.extrinsic), llr)
     check_finite(llr)
     llr = llr.detach()
     solver = backend_for(llr, backend)
     local = llr.contiguous()
-    message = torch.empty_like(local, dtype=solver.message_dtype(llr.dtype))
+    dtype = solver.message_dtype(llr.dtype)
+    extrinsic = torch.empty_like(local) if out is None else out.extrinsic
+    message = extrinsic if dtype == llr.dtype else torch.empty_like(local, dtype=dtype)
     solved = solver.update_messages(
         local, None, message, law, dim, pairwise=pairwise, log_evidence=log_evidence
     )
-    extrinsic = message.add_(law.log_odds).to(llr.dtype)
+    torch.add(message, law.log_odds, out=extrinsic)
     evidence, counts = solved.log_evidence, solved.transitions
     return ChainPosterior(
-        log_odds=extrinsic + local,
+        log_odds=torch.add(extrinsic, local, out=None if out is None else out.log_odds),
         extrinsic=extrinsic,
         log_evidence=None if evidence is None else evidence.to(llr.dtype),
         transitions=None if counts is None else counts.to(llr.dtype),

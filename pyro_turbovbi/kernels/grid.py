@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.kernels.backends import Backend, BackendName, backend_for
+from pyro_turbovbi.kernels.backends import BackendName, backend_for, check_buffers
 from pyro_turbovbi.kernels.chain import check_finite
 from pyro_turbovbi.kernels.law import ChainLaw, ChainSummary
 
@@ -96,6 +96,7 @@ def grid_posterior(
     start: GridMessages | None = None,
     pairwise: bool = False,
     log_evidence: bool = False,
+    out: GridPosterior | None = None,
     backend: BackendName = "auto",
 ) -> GridPosterior:
     """Posterior of a grid by alternating row and column passes that exchange extrinsic messages.
@@ -112,6 +113,9 @@ def grid_posterior(
         start: Messages of an earlier posterior; None starts from zero.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute the Bethe log-evidence.
+        out: An earlier posterior of this shape and dtype; its tensors `[..., rows, columns]` are
+            overwritten and handed back, so that nothing large is allocated. `start` may be its
+            messages.
         backend: What computes it, see `backends`.
 
     Returns:
@@ -121,12 +125,22 @@ def grid_posterior(
         InvalidArgumentError: If the densities of both laws differ, or `sweeps` or `damping` is out
             of range.
         NumericalError: If an element of `llr` is not finite.
-        ShapeError: If `llr` is no non-empty (batch of) matrix or `start` has another shape.
+        ShapeError: If `llr` is no non-empty (batch of) matrix or `start` or `out` does not
+            fit.
     """
     _check(llr, row, column, sweeps, damping, start)
+    if out is not None:
+        check_buffers((out.log_odds, out.extrinsic, *out.messages), llr)
     solver = backend_for(llr, backend)
     local = llr.detach().reshape(-1, *llr.shape[-2:]).contiguous()
-    across, down = _initial_messages(local, start, solver)
+    log_odds, extrinsic, *messages = _results(llr, out)
+    dtype = solver.message_dtype(llr.dtype)
+    across, down = (
+        message.view(local.shape) if dtype == llr.dtype else torch.empty_like(local, dtype=dtype)
+        for message in messages
+    )
+    for message, first in zip((across, down), start or (None, None), strict=True):
+        message.zero_() if first is None else message.copy_(first.reshape(local.shape))
     for done in range(1, sweeps + 1):
         wanted = tolerance > 0 or done == sweeps  # any sweep may be the last one then
         options = {"pairwise": pairwise and wanted, "log_evidence": log_evidence and wanted}
@@ -142,30 +156,26 @@ def grid_posterior(
         )
         if columns.residual <= tolerance > 0:
             break
-    extrinsic = torch.add(across, down).add_(row.log_odds).view(llr.shape).to(llr.dtype)
+    if dtype != llr.dtype:
+        for message, final in zip(messages, (across, down), strict=True):
+            message.copy_(final.view(llr.shape))
+    torch.add(across, down, out=extrinsic.view(local.shape)).add_(row.log_odds)
     return GridPosterior(
-        log_odds=llr.detach() + extrinsic,
+        log_odds=torch.add(llr, extrinsic, out=log_odds),
         extrinsic=extrinsic,
         log_evidence=None if elements is None else _bethe(rows, columns, elements, llr),
         transitions=_transitions(rows, columns, llr) if pairwise else None,
-        messages=GridMessages(*(m.view(llr.shape).to(llr.dtype) for m in (across, down))),
+        messages=GridMessages(*messages),
         residual=columns.residual,
         sweeps=done,
     )
 
 
-def _initial_messages(
-    local: Tensor, start: GridMessages | None, solver: Backend
-) -> tuple[Tensor, Tensor]:
-    """Messages `[batch, rows, columns]` that may be overwritten, in the back end's dtype."""
-    dtype = solver.message_dtype(local.dtype)
-    if start is None:
-        return torch.zeros_like(local, dtype=dtype), torch.zeros_like(local, dtype=dtype)
-    across, down = (
-        message.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
-        for message in start
-    )
-    return across.view(local.shape), down.view(local.shape)
+def _results(llr: Tensor, out: GridPosterior | None) -> list[Tensor]:
+    """The tensors to be filled: log-odds, extrinsic, row and column messages."""
+    if out is None:
+        return [torch.empty(llr.shape, dtype=llr.dtype, device=llr.device) for _ in range(4)]
+    return [out.log_odds, out.extrinsic, *out.messages]
 
 
 def _bethe(rows: ChainSummary, columns: ChainSummary, elements: Tensor, llr: Tensor) -> Tensor:

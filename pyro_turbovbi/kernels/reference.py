@@ -98,14 +98,16 @@ def update_messages(
         pairwise=pairwise,
         log_evidence=log_evidence,
     )
-    old = message.double()
-    new = torch.lerp(solved.log_odds.view(leading.shape).movedim(0, dim), old, damping)
+    new = solved.log_odds.view(leading.shape).movedim(0, dim)
+    if damping > 0:
+        new = torch.lerp(new, message.double(), damping)
+    change = float((new - message).abs_().max()) if residual else math.nan
     message.copy_(new)
     chains, total, counts = leading.shape[1:], solved.log_evidence, solved.transitions
     return ChainSummary(
         log_evidence=None if total is None else total.view(chains),
         transitions=None if counts is None else counts.view(*chains, 2, 2),
-        residual=float((new - old).abs_().max()) if residual else math.nan,
+        residual=change,
     )
 
 

@@ -220,6 +220,22 @@ def test_posterior_leaves_no_graph_and_no_change(kind: str) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3, 2, 2)])
+def test_a_posterior_can_be_overwritten(kind: str, shape: tuple[int, ...]) -> None:
+    prior = MAKERS[kind](shape)
+    first, second = torch.randn(2, *shape), torch.randn(2, *shape)
+    old = prior.posterior(first)
+    expected = prior.posterior(second, start=old.messages)
+    new = prior.posterior(second, start=old.messages, out=old)
+    for got, into, value in zip(new[:3], old[:3], expected[:3], strict=True):
+        assert got.data_ptr() == into.data_ptr()
+        torch.testing.assert_close(got, value)
+    torch.testing.assert_close(new.log_evidence, expected.log_evidence)
+    with pytest.raises(ShapeError, match="overwritten"):
+        prior.posterior(second[0], out=old)
+
+
+@every_kind
 def test_refuses_what_does_not_fit(kind: str) -> None:
     distribution = MAKERS[kind]((3, 4))
     with pytest.raises(ShapeError, match="do not fit"):

@@ -145,6 +145,17 @@ def test_extrinsic_ignores_the_elements_own_evidence() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(p01=probabilities, p10=probabilities, length=st.integers(1, 60), seed=seeds)
+def test_flip_symmetry(p01: float, p10: float, length: int, seed: int) -> None:
+    llr = random_llr(2, length, seed=seed)
+    ones = chain_posterior(llr, ChainLaw(p01, p10), log_evidence=True, pairwise=True)
+    zeros = chain_posterior(-llr, ChainLaw(p10, p01), log_evidence=True, pairwise=True)
+    torch.testing.assert_close(zeros.log_odds, -ones.log_odds, **EXACT)
+    torch.testing.assert_close(zeros.log_evidence + llr.sum(-1), ones.log_evidence, **EXACT)
+    torch.testing.assert_close(zeros.transitions.flip(-1, -2), ones.transitions, **EXACT)
+
+
+@settings(max_examples=25, deadline=None)
+@given(p01=probabilities, p10=probabilities, length=st.integers(1, 60), seed=seeds)
 def test_reversal_symmetry(p01: float, p10: float, length: int, seed: int) -> None:
     law, llr = ChainLaw(p01, p10), random_llr(2, length, seed=seed)
     forward = chain_posterior(llr, law, log_evidence=True)

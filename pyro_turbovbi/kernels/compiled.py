@@ -39,7 +39,7 @@ KernelT = TypeVar("KernelT", bound=Callable[..., Any])
 
 _LANES = 64
 _STEPS = 248  # no power of two: the columns of a tile would fall into the same few cache sets
-_ELEMENTS_PER_THREAD = 2**15  # with fewer, starting a thread costs more than it saves
+_ELEMENTS_PER_THREAD = 2**16  # with fewer, starting a thread costs more than it saves
 _PARTS_PER_THREAD = 4  # so that a thread on a busy core holds up the others less
 
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import constraints
+
+
+@contextmanager
+def buffers_kept(model: object) -> Iterator[None]:
+    """Context in which running a module leaves its buffers as they were.
+
+    Looking at a model to find its sites must not count as training its batch statistics.
+    """
+    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.data.copy_(value)
 
 
 def local_param(name: str, parameter: nn.Parameter) -> Tensor:

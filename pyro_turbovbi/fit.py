@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi.batches import Batch, Batches, Data, Inputs, as_batches, as_tensors, to_device
 from pyro_turbovbi.checks import check_data
 from pyro_turbovbi.engines.protocol import AnyEngine, Engine, Plan
@@ -105,12 +106,26 @@ class Fit:
         return _ranked_masks(self.posterior, keep)
 
     def sample(self, n: int) -> dict[str, Tensor]:
-        """`n` joint posterior draws of all weights; shape [n, *weight] by site."""
+        """`n` joint posterior draws of all weights; shape [n, *weight] by site.
+
+        Raises:
+            InvalidArgumentError: if `n` is not positive.
+        """
+        if n < 1:
+            raise InvalidArgumentError("n is out of range", given=n, accepted="1, 2, ...")
         draws = [self.posterior.draw() for _ in range(n)]
         return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
 
     def predict(self, x: Inputs, num_samples: int = NUM_SAMPLES) -> Prediction:
-        """Posterior predictive at inputs `x`; `num_samples=0` uses the posterior mean alone."""
+        """Posterior predictive at inputs `x`; `num_samples=0` uses the posterior mean alone.
+
+        Raises:
+            InvalidArgumentError: if `num_samples` is negative.
+        """
+        if num_samples < 0:
+            raise InvalidArgumentError(
+                "num_samples is out of range", given=num_samples, accepted="0, 1, 2, ..."
+            )
         device = next(self.bnn.net.parameters()).device
         return predict(self.bnn, self.posterior, to_device(x, device), num_samples)
 
@@ -226,13 +241,9 @@ class _Run:
         example = check_data(bnn, batches, device)
         self.history = History()
         self.started = time.perf_counter()
-        buffers = copy.deepcopy(dict(bnn.net.named_buffers()))
-        self.state = engine.init(
-            bnn.train(), Plan(batches.num_data, epochs * len(batches), example)
-        )
-        _restore(
-            bnn.net, buffers
-        )  # looking at the model must not count as training its batch statistics
+        plan = Plan(batches.num_data, epochs * len(batches), example)
+        with buffers_kept(bnn):
+            self.state = engine.init(bnn.train(), plan)
 
     def train(self, callbacks: Sequence[Callback], progress: bool) -> Fit:
         bar = tqdm(
@@ -301,11 +312,8 @@ def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
             given=type(bnn).__name__,
             accepted="ptv.lift(net, likelihood=..., prior=...)",
         )
-    if isinstance(engine, type) or not isinstance(engine, Engine):
-        raise InvalidArgumentError(
-            "unknown engine", given=engine, accepted="engines.Turbo(), engines.SVI(), engines.MAP()"
-        )
-    if epochs < 1:
+    _check_engine(engine)
+    if not isinstance(epochs, int) or epochs < 1:
         raise InvalidArgumentError("epochs is out of range", given=epochs, accepted="1, 2, ...")
     if not bnn.sites:
         raise SiteError(
@@ -316,10 +324,17 @@ def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
         )
 
 
-def _restore(net: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, buffer in net.named_buffers():
-            buffer.copy_(buffers[name])
+def _check_engine(engine: object) -> None:
+    if isinstance(engine, Engine) and not isinstance(engine, type):
+        return
+    members = [name for name in vars(Engine) if not name.startswith("_")]
+    missing = [name for name in members if not hasattr(engine, name)]
+    if isinstance(engine, type) or len(missing) == len(members):
+        problem, accepted = "unknown engine", "engines.Turbo(), engines.SVI(), engines.MAP()"
+    else:
+        problem = f"the engine lacks {', '.join(missing)}"
+        accepted = f"an object with {', '.join(members)}"
+    raise InvalidArgumentError(problem, given=engine, accepted=accepted)
 
 
 def _support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:

@@ -250,6 +250,54 @@ def test_unknown_engine(engine: Any, given: str) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_type_checks")
+def test_incomplete_engine_is_told_what_it_lacks() -> None:
+    class Half:
+        name, full_batch = "half", False
+
+        def init(self, bnn: Any, plan: Any) -> None: ...
+        def step(self, state: Any, batch: Any) -> float: ...
+        def evaluate(self, state: Any, batch: Any) -> float: ...
+        def posterior(self, state: Any) -> Any: ...
+        def elbo_kind(self, state: Any) -> str: ...
+
+    with pytest.raises(InvalidArgumentError, match="^the engine lacks finish; given: "):
+        ptv.fit(model(), (X, Y), engine=Half(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"lr": -1.0},
+            "SVI setting 'lr' is out of range; given: -1.0; accepted: a positive number",
+        ),
+        (
+            {"init_scale": 0.0},
+            "SVI setting 'init_scale' is out of range; given: 0.0; accepted: a positive number",
+        ),
+    ],
+)
+def test_svi_settings(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        engines.SVI(**settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_svi_optimiser_of_another_library() -> None:
+    with pytest.raises(InvalidArgumentError, match="accepted: an optimiser of pyro.optim, or None"):
+        engines.SVI(optim=torch.optim.Adam)
+
+
+def test_numbers_of_draws() -> None:
+    fit = ptv.fit(model(), (X, Y), engine=engines.Turbo(), epochs=1, progress=False)
+    with pytest.raises(InvalidArgumentError, match="^num_samples is out of range; given: -1"):
+        fit.predict(X, num_samples=-1)
+    with pytest.raises(InvalidArgumentError, match="^n is out of range; given: 0"):
+        fit.sample(0)
+
+
 def test_unknown_guide_name() -> None:
     with pytest.raises(InvalidArgumentError) as error:
         engines.SVI(guide="normal")

@@ -22,7 +22,7 @@ from pyro_turbovbi.compression.measure import (
 from pyro_turbovbi.compression.regularity import Regularity, regularity
 from pyro_turbovbi.compression.report import CompressionReport
 from pyro_turbovbi.compression.shrink import cut_masked
-from pyro_turbovbi.errors import InvalidDataError, VerificationError
+from pyro_turbovbi.errors import InvalidDataError, UnsupportedError, VerificationError
 
 TOLERANCE = 1e-5
 """Accepted deviation of the cut network, relative to the largest output of the masked network."""
@@ -188,13 +188,19 @@ def verify(pruned: nn.Module, cut: nn.Module, inputs: Tensor) -> float:
 
 
 def _check_inputs(inputs: Tensor) -> None:
+    if not inputs.is_floating_point():  # embeddings: no layer that can be cut takes integers
+        raise UnsupportedError(
+            "only networks that take floating-point inputs can be cut",
+            given=f"inputs of {inputs.dtype}",
+            accepted="a chain of layers whose first one is Linear, Conv or BatchNorm",
+        )
     if inputs.ndim < 2 or inputs.shape[0] == 0:
         raise InvalidDataError(
             "compression needs a batch of inputs to check on",
             given=f"shape {tuple(inputs.shape)}",
             accepted="shape (points, ...) with at least one point",
         )
-    if not inputs.is_floating_point() or not bool(inputs.isfinite().all()):
+    if not bool(inputs.isfinite().all()):
         raise InvalidDataError(
             "the inputs are not finite floating-point numbers",
             given=str(inputs.dtype),

@@ -51,7 +51,7 @@ class ComparisonRow:
         latency: Measured seconds of one batch.
         seconds: Training time in wall-clock seconds.
         elbo: Final evidence lower bound in nats; None where the engine has none.
-        elbo_kind: What `elbo` is: `"exact"`, `"bound"`, `"Bethe"` or `"log joint"`.
+        elbo_kind: What `elbo` is: `"bound"`, `"Bethe"` or `"log joint"`.
         priors: Prior of every weight site, in words.
         uncut: Why the network could not be compressed; None if it was.
     """

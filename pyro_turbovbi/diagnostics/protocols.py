@@ -61,7 +61,7 @@ class FitLike(Protocol):
 
     @property
     def elbo_kind(self) -> str:
-        """What `elbo` is: `"exact"`, `"bound"`, `"Bethe"` or `"log joint"`."""
+        """What `elbo` is: `"bound"`, `"Bethe"` or `"log joint"`."""
 
     @property
     def bnn(self) -> Any:

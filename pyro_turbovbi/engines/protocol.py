@@ -61,7 +61,7 @@ class Engine(Protocol[State]):
         """The posterior reached so far."""
 
     def elbo_kind(self, state: State) -> str:
-        """What the loss is the negative of: "exact", "Bethe", "bound" or "log joint"."""
+        """What the loss is the negative of: "Bethe", "bound" or "log joint"."""
 
 
 AnyEngine = Engine[Any]

@@ -70,6 +70,19 @@ class SVI:
     init_scale: float = 0.02
 
     def __post_init__(self) -> None:
+        for name in ("lr", "init_scale"):
+            if not getattr(self, name) > 0.0:
+                raise InvalidArgumentError(
+                    f"SVI setting {name!r} is out of range",
+                    given=getattr(self, name),
+                    accepted="a positive number",
+                )
+        if self.optim is not None and not isinstance(self.optim, pyro.optim.PyroOptim):
+            raise InvalidArgumentError(
+                "optim is of the wrong kind",
+                given=self.optim,
+                accepted="an optimiser of pyro.optim, or None",
+            )
         if isinstance(self.guide, str) and self.guide not in AUTOGUIDES:
             raise InvalidArgumentError("unknown guide", given=self.guide, accepted=AUTOGUIDES)
         if not isinstance(self.guide, str) and not callable(self.guide):
@@ -132,7 +145,7 @@ class SVI:
 
     def elbo_kind(self, state: SVIState) -> str:
         """See `Engine.elbo_kind`: "log joint" for point guides, otherwise "bound"."""
-        return "log joint" if self.guide in _POINT_GUIDES else "bound"
+        return "log joint" if isinstance(state.guide, autoguides.AutoDelta) else "bound"
 
     def _make_guide(self, bnn: BayesianNet) -> Callable[..., Any]:
         if not isinstance(self.guide, str):

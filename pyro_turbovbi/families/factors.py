@@ -4,8 +4,8 @@ Both are small Pyro guides over the sample sites of one prior, with plain `nn.Pa
 at once:
 
     NormalFactor       q(w_n) = Normal(loc_n, scale_n^2)
-    ThreeLayerFactor   q(w_n) q(rho_n | s_n) q(s_n), q(rho_n | s_n = i) = Gamma(a_i + 1/2, b_i +
-    E[w_n^2] / 2)
+    ThreeLayerFactor   q(w_n) q(rho_n | s_n) q(s_n)
+                       q(rho_n | s_n = i) = Gamma(a_i + 1/2, rate b_i + E[w_n^2] / 2)
 """
 
 from __future__ import annotations

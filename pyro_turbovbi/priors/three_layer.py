@@ -78,12 +78,12 @@ class ThreeLayer(Prior):
     support: Support = field(default_factory=lambda: Chain(density=0.05, mean_run=10.0))
     active: dist.Gamma | None = field(default=None, compare=False, repr=False)
     inactive: dist.Gamma | None = field(default=None, compare=False, repr=False)
-    _explicit: tuple[GammaParameters | None, GammaParameters | None] = field(init=False)
+    _explicit: tuple[GammaParameters | None, GammaParameters | None] = field(init=False, repr=False)
 
     discrete = True
 
     def __post_init__(self) -> None:
-        if not hasattr(self.support, "distribution"):
+        if isinstance(self.support, type) or not hasattr(self.support, "distribution"):
             raise InvalidArgumentError(
                 "support is not a support prior",
                 given=self.support,
@@ -95,6 +95,11 @@ class ThreeLayer(Prior):
         active, inactive = explicit
         if active and inactive:
             _check_order(Components(active, inactive))
+
+    def __repr__(self) -> str:
+        given = zip(("active", "inactive"), self._explicit, strict=True)
+        parts = [f"{name}=Gamma({c.concentration:g}, {c.rate:g})" for name, c in given if c]
+        return f"ThreeLayer({', '.join([f'support={self.support!r}', *parts])})"
 
     def components(self, shape: torch.Size) -> Components:
         """Concentrations and rates of both components for a weight of this shape.

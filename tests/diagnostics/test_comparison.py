@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pyro_turbovbi as ptv
+from pyro_turbovbi import engines, likelihoods, priors
 from pyro_turbovbi.diagnostics import Comparison, ComparisonRow, compare
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError
 from pyro_turbovbi.likelihoods import Gaussian
@@ -224,3 +226,14 @@ def test_impossible_comparisons_are_refused() -> None:
         compare(fits | {"b": FakeFit(_net(), likelihood=Gaussian())}, _data())
     with pytest.raises(InvalidDataError):
         compare(fits, "no data")
+
+
+def test_a_net_of_integer_inputs_keeps_its_row() -> None:
+    """Embeddings cannot be cut: the row says so and the rest of the table stands."""
+    net = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(8, 3))
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.Normal())
+    x, y = torch.randint(10, (12, 2)), torch.randint(3, (12,))
+    fit = ptv.fit(bnn, (x, y), engine=engines.Turbo(), epochs=1, progress=False)
+    comparison = ptv.compare({"embedding": fit}, (x, y))
+    assert comparison.rows[0].structure is None
+    assert any("floating-point inputs" in note for note in comparison.footnotes)

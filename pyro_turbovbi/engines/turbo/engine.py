@@ -27,9 +27,8 @@ class Turbo(TurboSettings):
     Handles weights under `priors.ThreeLayer` and `priors.Normal`. Settings: see `TurboSettings`.
 
     Source: C. Xia, D. H. K. Tsang, V. K. N. Lau, IEEE Trans. Signal Process. 71:670-685, 2023; the
-        structured
-    factorisation, the annealing and the exact linear-Gaussian form are this package's own (docs:
-    "Theory").
+    structured factorisation, the annealing and the exact linear-Gaussian form are this package's
+    own (docs: "Theory").
     """
 
     @property

@@ -1,10 +1,12 @@
 """Exact q(w) for linear nets under Gaussian noise: Turbo-VBI by exact coordinate steps.
 
-For y = X w + noise, noise ~ Normal(0, s^2), and E[rho] given, the optimal q(w) is Normal(mu,
-Sigma) with
+For y = X w + noise, noise ~ Normal(0, s^2), and E[rho] given, the optimal q(w) is
+Normal(mu, Sigma) with
 
-    Sigma = (diag(E[rho]) + X'X / s^2)^-1 = V - V X' C^-1 X V,     C = s^2 I + X V X',   V = diag(1
-    / E[rho]) mu    = V X' C^-1 y
+    Sigma = (diag(E[rho]) + X'X / s^2)^-1 = V - V X' C^-1 X V
+    mu    = V X' C^-1 y
+    V     = diag(1 / E[rho])
+    C     = s^2 I + X V X'
 
 so only a matrix of the size of the observations is inverted (Woodbury). Each output unit has its
 own E[rho], the same X.
@@ -62,7 +64,9 @@ class GaussianPosterior:
         """The optimal q(w) given E[rho] and the noise."""
         scaled = design / precision[:, None, :]  # X V, [outputs, observations, inputs]
         count = len(design)
-        gram = scaled @ design.T + noise**2 * torch.eye(count, dtype=design.dtype)
+        gram = scaled @ design.T + noise**2 * torch.eye(
+            count, dtype=design.dtype, device=design.device
+        )
         factor = torch.linalg.cholesky(gram)
         solved = torch.cholesky_solve(scaled, factor)
         mean = torch.einsum("kmn,mk->kn", solved, targets)
@@ -90,7 +94,7 @@ class GaussianPosterior:
         """
         prior = torch.randn_like(self.mean) / self.precision.sqrt()
         observed = prior @ self.design.T + self.noise * torch.randn(
-            len(prior), len(self.design), dtype=prior.dtype
+            len(prior), len(self.design), dtype=prior.dtype, device=prior.device
         )
         weights = torch.cholesky_solve(observed.unsqueeze(-1), self.factor).squeeze(-1)
         return self.mean + prior - (weights @ self.design) / self.precision
@@ -100,8 +104,8 @@ class LinearGaussianState:
     """Turbo-VBI on a linear net, by exact coordinate steps on the full data.
 
     One step: q(w) given E[rho]; noise and bias given q(w); then a full exchange of Module A and
-        Module B. With a
-    tree-shaped support prior, no damping and no annealing, no step lowers the ELBO.
+    Module B. With a tree-shaped support prior, no damping and no annealing, no step lowers the
+    ELBO.
 
     Args:
         bnn: A lifted `nn.Linear` (or a Sequential of just that) under `likelihoods.Gaussian()`.
@@ -146,7 +150,7 @@ class LinearGaussianState:
         self.factor.loc.copy_(posterior.mean)
         self.factor.log_scale.copy_(0.5 * posterior.variance.log())
         self._update_points(targets)
-        self.site.anneal(min(1.0, self.steps_done / self.num_steps))
+        self.site.anneal(min(1.0, (self.steps_done + 1) / self.num_steps))
         self.site.exchange(self.factor.second_moment())
         self._precision = self.site.precision.expand_as(posterior.mean).contiguous()
         self.steps_done += 1
@@ -177,7 +181,7 @@ class LinearGaussianState:
 
     def _bias(self) -> Tensor:
         bias = self.linear.bias
-        return torch.zeros((), dtype=torch.float64) if bias is None else bias.double()
+        return self.factor.loc.new_zeros(()) if bias is None else bias.double()
 
     def _squared_error(self, design: Tensor, targets: Tensor) -> Tensor:
         """E_q |y - X w - bias|^2, summed."""

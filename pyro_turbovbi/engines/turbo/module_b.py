@@ -21,32 +21,33 @@ class ModuleB:
     Args:
         distribution: The support prior over the weight's shape.
         damping: Share of the old extrinsic log-odds that is kept.
-        learn: Update the prior's own parameters (density, transitions) after each pass: the M-step
-            of EM.
 
     Attributes:
         distribution: The support prior, with parameters as learned so far.
     """
 
-    def __init__(self, distribution: SupportDistribution, *, damping: float, learn: bool) -> None:
+    def __init__(self, distribution: SupportDistribution, *, damping: float) -> None:
         self.distribution = distribution
         self._damping = damping
-        self._learn = learn
         self._messages: Any = None
 
-    def exchange(self, llr: Tensor, prior_log_odds: Tensor) -> SupportPosterior:
+    def exchange(
+        self, llr: Tensor, prior_log_odds: Tensor, *, learn: bool = False
+    ) -> SupportPosterior:
         """One exchange: take L, update logit(pi) in place.
 
         Args:
             llr: L_n, the weight's shape.
             prior_log_odds: The present logit(pi); overwritten by the damped new one.
+            learn: Afterwards update the prior's own parameters (density, transitions): the
+                M-step of EM.
 
         Returns:
             The support posterior, with its log-evidence.
         """
-        posterior = self.distribution.posterior(llr, start=self._messages, pairwise=self._learn)
+        posterior = self.distribution.posterior(llr, start=self._messages, pairwise=learn)
         self._messages = posterior.messages
         prior_log_odds.lerp_(posterior.extrinsic, 1.0 - self._damping)
-        if self._learn:
+        if learn:
             self.distribution = self.distribution.maximise(posterior)
         return posterior

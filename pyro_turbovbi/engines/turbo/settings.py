@@ -17,8 +17,7 @@ class SpikeAnnealing:
     """Narrows the spike during training, from wide to the one that the prior declares.
 
     A weight can only leave the slab while the spike is wide enough to take it: with the final
-        spike from the start,
-    most weights stay active for ever.
+    spike from the start, weights that see little data stay active for ever.
 
     Args:
         start: Spike scale sqrt(b0 / a0) at the start, in units of its final value; 1 switches
@@ -38,6 +37,10 @@ class SpikeAnnealing:
                 given=self,
                 accepted="start >= 1, concentration > 0, 0 < until <= 1",
             )
+
+    def done(self, progress: float) -> bool:
+        """Whether the spike has its final scale at a fraction of the training."""
+        return self.start == 1.0 or progress >= self.until
 
     def components(self, final: Components, progress: float) -> Components:
         """The two components at a given fraction of the training.
@@ -80,7 +83,7 @@ class TurboSettings:
         messages_every: Steps between message passes; None: a fiftieth of the training, at most 100.
         damping: Share of the old value kept in the extrinsic log-odds at every pass, in [0, 1).
         learn_hyper: Learn the support prior's density and transition probabilities, and the slab's
-            rate, by EM.
+            rate, by EM, once the annealing is done.
         weights: "diagonal" q(w) trained by gradients, or "exact": the full-covariance Gaussian of
             a linear net under Gaussian noise, by an inverse of the size of the observations.
         start: Exact weights and mean field only: the side on which all weights start, "inactive"

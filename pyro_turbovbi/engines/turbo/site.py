@@ -1,8 +1,7 @@
 """Turbo-VBI's state at one weight site: what ties Module A and Module B to a variational factor.
 
 Every site answers two questions: under which precision is q(w) trained (`precision`), and what is
-    the prior's part of
-the ELBO (`prior_bound`), E_q[ln p(w, rho, s)] + H(q(rho, s)).
+the prior's part of the ELBO (`prior_bound`), E_q[ln p(w, rho, s)] + H(q(rho, s)).
 """
 
 from __future__ import annotations
@@ -89,19 +88,23 @@ class SpikeSlab(SiteState):
         self._final = site.prior.components(site.shape)
         self._settings = settings
         distribution = site.prior.support.distribution(site.shape)
-        self.module_b = ModuleB(distribution, damping=settings.damping, learn=settings.learn_hyper)
+        self.module_b = ModuleB(distribution, damping=settings.damping)
         self.components: Components = settings.annealing.components(self._final, 0.0)
         self.prior_log_odds = torch.full_like(
             factor.loc, float(distribution.prior_log_odds)
         ).detach()
         self.probs = torch.full_like(factor.loc, float(settings.start == "active")).detach()
+        self._learning = settings.learn_hyper and settings.annealing.done(0.0)
         self._offset = factor.loc.new_zeros(())
         self._tangent = factor.loc.new_zeros(())
         self.exchange(factor.second_moment().detach())
 
     def anneal(self, progress: float) -> None:
         """See `SiteState.anneal`."""
-        self.components = self._settings.annealing.components(self._final, progress)
+        annealing = self._settings.annealing
+        self.components = annealing.components(self._final, progress)
+        # While the spike is wide next to nothing is active: EM would learn an empty support.
+        self._learning = self._settings.learn_hyper and annealing.done(progress)
         self._factor.components = self.components
 
     def refresh(self, second_moment: Tensor) -> None:
@@ -115,7 +118,7 @@ class SpikeSlab(SiteState):
             NumericalError: if the log-likelihood ratios are not finite; nothing has been changed
                 then.
         """
-        if self._settings.learn_hyper:
+        if self._learning:
             self._learn_slab(second_moment)
         evidence = self._module_a(second_moment)
         if not bool(torch.isfinite(evidence.llr).all()):
@@ -123,7 +126,7 @@ class SpikeSlab(SiteState):
                 f"the log-likelihood ratios of weight {self.name!r} are not finite",
                 accepted="finite posterior means and scales; try a smaller lr",
             )
-        posterior = self.module_b.exchange(evidence.llr, self.prior_log_odds)
+        posterior = self.module_b.exchange(evidence.llr, self.prior_log_odds, learn=self._learning)
         assert posterior.log_evidence is not None
         # Chosen so that the ELBO part is Module B's log-evidence now, and moves with q(s) until
         # the next exchange.

@@ -11,9 +11,11 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.site import SiteState, make_site
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
@@ -67,6 +69,12 @@ class TurboVBI:
         settings: TurboSettings | None = None,
         num_steps: int = DEFAULT_STEPS,
     ) -> None:
+        if isinstance(optim, PyroLRScheduler) or getattr(optim, "pt_clip_args", None):
+            raise InvalidArgumentError(
+                "schedulers and gradient clipping of Pyro optimisers are not supported",
+                given=type(optim).__name__,
+                accepted="a plain optimiser of pyro.optim, or None for the settings' own schedule",
+            )
         if optim is not None and not isinstance(optim, PyroOptim):
             raise InvalidArgumentError(
                 "optim is of the wrong kind",
@@ -93,11 +101,15 @@ class TurboVBI:
     def setup(self, *args: Any, **kwargs: Any) -> None:
         """Create all parameters from one batch of the model's arguments.
 
-        The first step does it otherwise.
+        The first step does it otherwise. The model's batch statistics are left as they are.
 
         Raises:
             UnsupportedError: if the model cannot be handled, see `turbo_guide`.
         """
+        with buffers_kept(self.model):
+            self._create(*args, **kwargs)
+
+    def _create(self, *args: Any, **kwargs: Any) -> None:
         self.guide = turbo_guide(self.model, *args, init_scale=self.settings.init_scale, **kwargs)
         self._factors = list(self.guide)
         self.sites = {
@@ -146,7 +158,10 @@ class TurboVBI:
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """Estimate of -ELBO in nats on a batch, at the present state; no parameter is changed."""
+        """Estimate of -ELBO in nats on a batch, at the present state; no parameter is changed.
+
+        As in plain PyTorch, a module in training mode still updates its batch statistics.
+        """
         if not self.sites:
             self.setup(*args, **kwargs)
         draw = self._draw(self._fresh_noise())
@@ -157,6 +172,7 @@ class TurboVBI:
     def exchange(self) -> None:
         """A full exchange between Module A and Module B at every site, at the present q(w)."""
         for factor, site in zip(self._factors, self.sites.values(), strict=True):
+            site.anneal(self.progress)
             site.exchange(factor.second_moment())
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ def exchanged(
     support: supports.Support, llr: torch.Tensor, times: int = 1, damping: float = 0.0
 ) -> torch.Tensor:
     distribution = support.distribution(llr.shape)
-    module = ModuleB(distribution, damping=damping, learn=False)
+    module = ModuleB(distribution, damping=damping)
     prior_log_odds = torch.full_like(llr, float(distribution.prior_log_odds))
     for _ in range(times):
         module.exchange(llr, prior_log_odds)
@@ -82,8 +82,8 @@ def test_learning_recovers_the_density() -> None:
     torch.manual_seed(5)
     truth = torch.rand(40, 50) < 0.3
     llr = torch.where(truth, 30.0, -30.0).double()
-    module = ModuleB(supports.Independent(0.05).distribution(llr.shape), damping=0.0, learn=True)
-    module.exchange(llr, torch.zeros_like(llr))
+    module = ModuleB(supports.Independent(0.05).distribution(llr.shape), damping=0.0)
+    module.exchange(llr, torch.zeros_like(llr), learn=True)
     assert float(module.distribution.density) == pytest.approx(
         float(truth.double().mean()), abs=1e-6
     )

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import likelihoods, priors, supports
+from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.compression import masked
-from pyro_turbovbi.engines import SpikeAnnealing, Turbo, TurboSettings, TurboVBI
+from pyro_turbovbi.engines import Plan, SpikeAnnealing, Turbo, TurboSettings, TurboVBI
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
 from pyro_turbovbi.families import TurboGuide
 from pyro_turbovbi.kernels import chain_log_evidence
@@ -244,6 +245,52 @@ def test_unusable_optimisers_are_refused(no_type_checks: None) -> None:
     per_parameter = pyro.optim.Adam(lambda name: {"lr": 1e-3})
     with pytest.raises(InvalidArgumentError, match="per-parameter optimiser arguments"):
         TurboVBI(small_net(priors.Normal(1.0)), per_parameter).step(*batch())
+
+
+def test_options_of_an_optimiser_that_would_be_dropped_are_refused() -> None:
+    clipped = pyro.optim.SGD({"lr": 1e-3}, {"clip_norm": 1.0})
+    scheduled = pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.SGD, "optim_args": {"lr": 1e-3}, "gamma": 0.9}
+    )
+    for optim in (clipped, scheduled):
+        with pytest.raises(InvalidArgumentError, match="schedulers and gradient clipping"):
+            TurboVBI(lambda: None, optim)
+
+
+def test_setting_up_does_not_train_batch_statistics() -> None:
+    net = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)).double()
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.Normal())
+    TurboVBI(bnn).step(*batch())
+    assert int(bnn.net[1].num_batches_tracked) == 1  # type: ignore[index,arg-type]
+
+
+def test_the_last_exchange_is_under_the_prior_as_declared() -> None:
+    """An annealing over the whole training ends at the final spike, for both kinds of weights."""
+    whole = SpikeAnnealing(start=10.0, until=1.0)
+    x, y = sparse_problem()
+    prior = priors.ThreeLayer(supports.Chain(0.1, 2.0))
+    bnn = ptv.lift(nn.Linear(40, 1), likelihood=likelihoods.Gaussian(0.3), prior=prior)
+    for weights in ("diagonal", "exact"):
+        engine = Turbo(annealing=whole, weights=weights)  # type: ignore[arg-type]
+        state = engine.init(bnn, Plan(len(x), 3, Batch((x, y))))
+        for _ in range(3):
+            engine.step(state, Batch((x, y)))
+        engine.finish(state)
+        site = state.site if weights == "exact" else state.sites["weight"]  # type: ignore[union-attr]
+        assert site.components == prior.components(torch.Size([1, 40]))  # type: ignore[union-attr]
+
+
+def test_hyper_parameters_are_learned_only_when_the_spike_is_narrow() -> None:
+    """While the spike is wide nothing is active: EM would learn an empty support for good."""
+    bnn, (x, y) = small_net(priors.ThreeLayer(supports.Chain(0.3, 3.0))), batch()
+    settings = TurboSettings(learn_hyper=True, messages_every=1)
+    engine = TurboVBI(bnn, settings=settings, num_steps=20)
+    densities = []
+    for _ in range(20):
+        engine.step(x, y)
+        densities.append(float(engine.sites["0.weight"].module_b.distribution.density))  # type: ignore[attr-defined]
+    assert densities[15] == pytest.approx(0.3)
+    assert densities[19] != pytest.approx(0.3)
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:

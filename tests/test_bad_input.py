@@ -261,7 +261,7 @@ def test_incomplete_engine_is_told_what_it_lacks() -> None:
         def posterior(self, state: Any) -> Any: ...
         def elbo_kind(self, state: Any) -> str: ...
 
-    with pytest.raises(InvalidArgumentError, match="^the engine lacks finish; given: "):
+    with pytest.raises(InvalidArgumentError, match=r"^the engine lacks finish; given: "):
         ptv.fit(model(), (X, Y), engine=Half(), progress=False)
 
 
@@ -286,15 +286,17 @@ def test_svi_settings(settings: dict[str, float], message: str) -> None:
 
 @pytest.mark.usefixtures("no_type_checks")
 def test_svi_optimiser_of_another_library() -> None:
-    with pytest.raises(InvalidArgumentError, match="accepted: an optimiser of pyro.optim, or None"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"accepted: an optimiser of pyro.optim, or None"
+    ):
         engines.SVI(optim=torch.optim.Adam)
 
 
 def test_numbers_of_draws() -> None:
     fit = ptv.fit(model(), (X, Y), engine=engines.Turbo(), epochs=1, progress=False)
-    with pytest.raises(InvalidArgumentError, match="^num_samples is out of range; given: -1"):
+    with pytest.raises(InvalidArgumentError, match=r"^num_samples is out of range; given: -1"):
         fit.predict(X, num_samples=-1)
-    with pytest.raises(InvalidArgumentError, match="^n is out of range; given: 0"):
+    with pytest.raises(InvalidArgumentError, match=r"^n is out of range; given: 0"):
         fit.sample(0)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyro_turbovbi.compression import compress, load, masked, regularity
 from pyro_turbovbi.compression.compressed import verify
-from pyro_turbovbi.errors import InvalidDataError, VerificationError
+from pyro_turbovbi.errors import InvalidDataError, UnsupportedError, VerificationError
 from tests.compression.nets import mlp, random_masks, randomise
 
 

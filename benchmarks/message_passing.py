@@ -171,6 +171,7 @@ def main() -> None:
         "case": "Message passing, time per variable",
         "protocol": " ".join(__doc__.split("\n\n")[-1].split()),
         "device": f"{platform.machine()} CPU, {available} threads available",
+        "readme": False,
         "rows": rows,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ whether they are up to date. A results file is one JSON object:
     {"case": str, "protocol": str, "device": str,
      "rows": [{"method": str, "seeds": [int, ...], <column>: value, ...}, ...]}
 
-where a value is a number, a text, null, or {"median": .., "min": .., "max": ..} over the seeds.
+and "readme": false where the README is to leave the case to `docs/benchmarks.md`. A value is a number, a text, null, or {"median": .., "min": .., "max": ..} over the seeds.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ HEADINGS = {
     "bytes": "file, bytes",
     "seconds": "training, s",
     "epoch_cost_ratio": "epoch cost / plain Adam's",
+    "shape": "shape",
+    "threads": "threads",
+    "ns_per_variable": "ns per variable",
+    "copy_share": "speed / plain copy's",
     "epoch_cost_ratio_fused": "epoch cost / fused Adam's",
     "support_f1_150": "support F1, 150 measurements",
     "support_f1_250": "support F1, 250 measurements",
@@ -148,7 +152,8 @@ def outputs(root: Path) -> dict[Path, str]:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"README.md needs a block between {BEGIN} and {END}")
-    block = f"{BEGIN}\n{render_results(results, brief=True)}\n{END}"
+    short = [result for result in results if result.get("readme", True)]
+    block = f"{BEGIN}\n{render_results(short, brief=True)}\n{END}"
     return {
         readme: before + block + after,
         root / "docs" / "benchmarks.md": render_benchmarks(results),

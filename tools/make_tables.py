@@ -9,7 +9,8 @@ whether they are up to date. A results file is one JSON object:
     {"case": str, "protocol": str, "device": str,
      "rows": [{"method": str, "seeds": [int, ...], <column>: value, ...}, ...]}
 
-and "readme": false where the README is to leave the case to `docs/benchmarks.md`. A value is a number, a text, null, or {"median": .., "min": .., "max": ..} over the seeds.
+and "readme": false where the README is to leave the case to `docs/benchmarks.md`. A value is a
+number, a text, null, or {"median": .., "min": .., "max": ..} over the seeds.
 """
 
 from __future__ import annotations

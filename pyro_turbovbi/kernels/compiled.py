@@ -39,6 +39,7 @@ KernelT = TypeVar("KernelT", bound=Callable[..., Any])
 
 _LANES = 64
 _STEPS = 248  # no power of two: the columns of a tile would fall into the same few cache sets
+_GATED = 1024  # elements that are gated at a time: fits the first-level cache
 _ELEMENTS_PER_THREAD = 2**16  # with fewer, starting a thread costs more than it saves
 _PARTS_PER_THREAD = 4  # so that a thread on a busy core holds up the others less
 
@@ -150,10 +151,10 @@ def _odds(x: Array) -> None:
 
 
 @_inline
-def _log_product(x: Array, y: Array) -> None:
-    """`ln(x y)`, in place of `x`."""
+def _log_product(x: Array, y: Array, offset: float) -> None:
+    """`offset + ln(x y)`, in place of `x`."""
     for i in range(x.size):
-        x[i] = _log(x[i] * y[i])
+        x[i] = offset + _log(x[i] * y[i])
 
 
 @_inline
@@ -294,6 +295,7 @@ def _solve(
     other: Array,
     share: float,
     message: Array,
+    offset: float,
     damping: float,
     track: bool,
     length: int,
@@ -346,13 +348,13 @@ def _solve(
                 continue
             if evidence.size:
                 for t in range(n):
-                    offset = p10 if ends and t == n - 1 else 1.0 - p01
-                    _add_norm(odds[t], past[t], total, offset, p01)
+                    stays = p10 if ends and t == n - 1 else 1.0 - p01
+                    _add_norm(odds[t], past[t], total, stays, p01)
             if counts.size:
                 _count(odds, past, behind, tally, p01, p10, ends)
             for s in range(n):
                 _backward(odds[n - 1 - s], back, p01, p10)
-            _log_product(past.reshape(n * w), odds.reshape(n * w))
+            _log_product(past.reshape(n * w), odds.reshape(n * w), offset)
             change = _write(message, past, spare, damping, track, at, length, inner)
             residual = max(residual, change)
         if evidence.size:
@@ -386,6 +388,50 @@ def _sum_elements(
     return float(total.sum() - (last - first) * absent)
 
 
+@_inline
+def _fill_gates(to: Array, gate: Array, at: int, length: int, inner: int) -> None:
+    """The gates of the elements from flat offset `at`, one per place in `to`."""
+    run = length if inner == 1 else inner
+    done = 0
+    while done < to.size:
+        row, skip = (at + done) // run, (at + done) % run
+        size = min(run - skip, to.size - done)
+        if inner == 1:
+            to[done : done + size] = gate[row]
+        else:
+            i = row // length * inner + skip
+            to[done : done + size] = gate[i : i + size]
+        done += size
+
+
+@_inline
+def _gate(llr: Array, message: Array, gate: Array) -> None:
+    """What each element's chain and its gate, without that element, say about it, in log-odds."""
+    for i in range(message.size):
+        x, shift = np.float64(message[i]), np.float64(llr[i])
+        y = x + shift
+        own = max(y, 0.0) - max(x, 0.0)
+        own += _log((1.0 + _exp(max(-abs(y), -700.0))) / (1.0 + _exp(max(-abs(x), -700.0))))
+        # ln(e^a + e^b + e^(a + b)) with the largest of the three terms taken out
+        a, b = own - gate[i], -x
+        low, high = min(a, b), max(a, b)
+        rest = 1.0 + _exp(max(-abs(low), -700.0)) + _exp(max(min(low, 0.0) - high, -700.0))
+        message[i] = -(high + max(low, 0.0)) - _log(rest)
+
+
+@_kernel
+def _gate_elements(
+    llr: Array, message: Array, gate: Array, length: int, inner: int, first: int, last: int
+) -> None:
+    """Gate the elements `first .. last`; flat views of `[outer, length, inner]`."""
+    gates = np.empty(_GATED)
+    for start in range(first, last, _GATED):
+        stop = min(start + _GATED, last)
+        part = gates[: stop - start]
+        _fill_gates(part, gate, start, length, inner)
+        _gate(llr[start:stop], message[start:stop], part)
+
+
 def update_messages(
     llr: Tensor,
     other: Tensor | None,
@@ -393,6 +439,7 @@ def update_messages(
     law: ChainLaw,
     dim: int,
     *,
+    offset: float = 0.0,
     damping: float = 0.0,
     residual: bool = False,
     pairwise: bool = False,
@@ -404,9 +451,10 @@ def update_messages(
         llr: Log-likelihood ratios in nats, finite, contiguous, on the CPU, single or double.
         other: More evidence to be added to `llr`, in the same layout and dtype, or None.
         message: Overwritten by the log-odds of all evidence outside an element, without the
-            stationary prior; same layout and dtype.
+            stationary prior, plus `offset`; same layout and dtype.
         law: Transition probabilities, shared by all chains.
         dim: The dim along which the chains run.
+        offset: Log-odds added to every new message, before damping.
         damping: Weight of the previous content of `message`.
         residual: Whether to measure the largest change of `message`.
         pairwise: Whether to compute expected transition counts.
@@ -426,7 +474,7 @@ def update_messages(
 
     def solve(first: int, last: int) -> float:
         return _solve(
-            local, more, share, target, damping, track, length, inner, first, last,
+            local, more, share, target, offset, damping, track, length, inner, first, last,
             law.p01, law.p10, evidence.numpy(), counts.numpy(),
         )  # fmt: skip
 
@@ -438,6 +486,38 @@ def update_messages(
         transitions=counts.view(*others, 2, 2) if pairwise else None,
         residual=max(changes),
     )
+
+
+def gate_messages(llr: Tensor, message: Tensor, gate: Tensor, dim: int) -> None:
+    """Turn messages within open chains into messages of gated chains, in place.
+
+    A chain is all zeros unless its gate, a binary variable, is open. With `l` an element's
+    log-likelihood ratio, `x` its extrinsic log-odds within the open chain and `g` the posterior
+    log-odds of the gate, the gate's log-odds without this element's evidence are
+
+        c = g - softplus(x + l) + softplus(x)
+
+    and the element is a one if the gate is open and the chain says so: the new message is
+    `logit(sigmoid(c) sigmoid(x)) = -ln(e^-c + e^-x + e^-(c + x))`.
+
+    Args:
+        llr: Log-likelihood ratios in nats, finite, contiguous, on the CPU, single or double.
+        message: Extrinsic log-odds within the open chain, prior included; overwritten; same layout
+            and dtype.
+        gate: Posterior log-odds of every chain's gate, in double precision; the shape of `llr`
+            without `dim`.
+        dim: The dim along which the chains run.
+    """
+    dim %= llr.dim()
+    length, inner = llr.shape[dim], llr.shape[dim + 1 :].numel()
+    evidence, target, gates = _flat(llr), _flat(message), _flat(gate.contiguous())
+
+    def solve(first: int, last: int) -> float:
+        stop = min(last * _GATED, target.size)
+        _gate_elements(evidence, target, gates, length, inner, first * _GATED, stop)
+        return 0.0
+
+    _in_threads(solve, -(-target.size // _GATED), target.size)
 
 
 def element_evidence(llr: Tensor, row: Tensor, column: Tensor, prior: float) -> Tensor:

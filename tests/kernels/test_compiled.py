@@ -14,7 +14,6 @@ from torch import Tensor
 from pyro_turbovbi.errors import NumericalError
 from pyro_turbovbi.kernels import (
     ChainLaw,
-    GridMessages,
     chain_posterior,
     grid_posterior,
     reference,
@@ -139,7 +138,7 @@ def test_overwhelming_evidence(size: float, dtype: torch.dtype) -> None:
 def test_grids_equal_the_reference(shape: tuple[int, ...], damping: float) -> None:
     row, column = ChainLaw.stationary(0.05, 5.0), ChainLaw.stationary(0.05, 3.0)
     llr = random_llr(*shape)
-    start = GridMessages(random_llr(*shape, seed=1), random_llr(*shape, seed=2))
+    start = random_llr(*shape, seed=1)
     for options in ({}, {"start": start}, {"tolerance": 1e-2}):
         ours, theirs = (
             grid_posterior(
@@ -153,7 +152,7 @@ def test_grids_equal_the_reference(shape: tuple[int, ...], damping: float) -> No
             (ours.log_odds, theirs.log_odds),
             (ours.extrinsic, theirs.extrinsic),
             (ours.log_evidence, theirs.log_evidence),
-            *zip(ours.messages, theirs.messages, strict=True),
+            (ours.messages, theirs.messages),
             *zip(ours.transitions, theirs.transitions, strict=True),
         ):
             torch.testing.assert_close(ours_part, theirs_part, **EXACT)
@@ -188,11 +187,11 @@ def test_does_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_leaves_its_inputs_alone() -> None:
-    llr, start = random_llr(20, 30), GridMessages(random_llr(20, 30), random_llr(20, 30))
-    before = [tensor.clone() for tensor in (llr, *start)]
+    llr, start = random_llr(20, 30), random_llr(20, 30)
+    before = [tensor.clone() for tensor in (llr, start)]
     grid_posterior(llr, LAWS[0], LAWS[0], start=start, backend="compiled")
     chain_posterior(llr, LAWS[0], backend="compiled")
-    for tensor, copy in zip((llr, *start), before, strict=True):
+    for tensor, copy in zip((llr, start), before, strict=True):
         assert torch.equal(tensor, copy)
 
 
@@ -212,6 +211,58 @@ def test_element_evidence_equals_the_reference(dtype: torch.dtype) -> None:
     for prior in (-40.0, -3.0, 0.0, 20.0):
         expected = reference.element_evidence(*tensors, prior)
         torch.testing.assert_close(compiled.element_evidence(*tensors, prior), expected, **EXACT)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_offset_is_added_before_damping(damping: float, dtype: torch.dtype) -> None:
+    llr, old = random_llr(70, 300).to(dtype), random_llr(70, 300, seed=1).to(dtype)
+    for dim in (0, 1):
+        plain, shifted = old.clone(), old.clone()
+        reference.update_messages(llr, None, plain, LAWS[0], dim, damping=damping)
+        compiled.update_messages(llr, None, shifted, LAWS[0], dim, damping=damping, offset=-2.5)
+        expected = plain - (1 - damping) * 2.5
+        close = 1e-10 if dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(shifted, expected, rtol=close, atol=close)
+
+
+def gated(llr: Tensor, message: Tensor, gate: Tensor, dim: int) -> Tensor:
+    """The oracle of `gate_messages`: its formulae, term by term."""
+    softplus = torch.nn.Softplus(threshold=40.0)
+    x, evidence = message.double(), llr.double()
+    cavity = gate.unsqueeze(dim) - (softplus(x + evidence) - softplus(x))
+    return -torch.stack([-cavity, -x, -cavity - x]).logsumexp(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1,), (3000,), (70, 300), (2, 3, 70, 9)])
+def test_gated_messages_equal_their_definition(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    for evidence in (0.0, 3.0, 3e3):
+        for scale, wide in ((1.0, 3.0), (200.0, 3e8)):
+            llr = random_llr(*shape, scale=evidence).to(dtype)
+            message = random_llr(*shape, seed=1, scale=scale).clamp(-700, 700).to(dtype)
+            for dim in range(len(shape)):
+                gate = random_llr(*shape, seed=2, scale=wide).select(dim, 0).clamp(-1e9, 1e9)
+                expected = gated(llr, message, gate, dim)
+                ours = message.clone()
+                compiled.gate_messages(llr, ours, gate, dim)
+                relative = 1e-14 if dtype == torch.float64 else 1e-6
+                torch.testing.assert_close(ours.double(), expected, rtol=relative, atol=1e-5)
+                small = expected.abs() < 1e3
+                absolute = 1e-9 if dtype == torch.float64 and wide < 1e4 else 1e-4
+                torch.testing.assert_close(
+                    ours.double()[small], expected[small], rtol=relative, atol=absolute
+                )
+
+
+def test_a_gate_far_open_leaves_messages_alone_and_one_closed_adds_to_them() -> None:
+    llr, message = random_llr(4, 5), random_llr(4, 5, seed=1)
+    for gate in (1e9, -1e9):
+        ours = message.clone()
+        compiled.gate_messages(llr, ours, torch.full((4,), gate, dtype=torch.float64), 1)
+        assert bool(torch.isfinite(ours).all())
+        if gate > 0:
+            torch.testing.assert_close(ours, message, rtol=0, atol=1e-12)
 
 
 def test_works_where_nothing_can_be_cached(tmp_path: Path) -> None:

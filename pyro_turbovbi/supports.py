@@ -148,7 +148,7 @@ class Grid:
         density: Stationary probability of an active weight, inside (0, 1).
         mean_run: Mean run lengths along rows and along columns; one number stands for both.
         sweeps: Row and column passes of a posterior.
-        damping: Weight of the previous message in each update, in [0, 1).
+        damping: Weight of the previous column message in each update, in [0, 1).
         tolerance: Stop when no message changes by more than this many nats in a sweep; 0 runs all
             sweeps.
 

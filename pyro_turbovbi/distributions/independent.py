@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_turbovbi.distributions.support import (
+    Request,
+    Solution,
     SupportDistribution,
     SupportPosterior,
     probability,
 )
-from pyro_turbovbi.kernels import GridMessages, bernoulli_log_evidence
+from pyro_turbovbi.kernels import bernoulli_log_evidence
 from pyro_turbovbi.kernels.baum_welch import bounded
 
 
@@ -57,31 +59,14 @@ class IndependentSupport(SupportDistribution):
         new = IndependentSupport(self.event_shape, density, self._validate_args)
         return new.expand(self.batch_shape)
 
-    def _posterior(
-        self,
-        llr: Tensor,
-        start: GridMessages | None,
-        pairwise: bool,
-        log_evidence: bool,
-        out: SupportPosterior | None,
-    ) -> SupportPosterior:
+    def _solve(self, llr: Tensor, wanted: Request) -> Solution:
         prior = self.prior_log_odds.item()
-        results = [torch.empty_like(llr) for _ in range(3)] if out is None else out[:3]
-        log_odds, probs, extrinsic = results
-        torch.add(llr, prior, out=log_odds)
-        evidence = None
-        if log_evidence:
-            batch = llr.shape[: llr.dim() - len(self.event_shape)]
-            each = bernoulli_log_evidence(llr.double(), prior)
-            evidence = each.reshape(*batch, -1).sum(-1).to(llr.dtype)
-        return SupportPosterior(
-            log_odds=log_odds,
-            probs=torch.sigmoid(log_odds, out=probs),
-            extrinsic=extrinsic.fill_(prior),
-            pairwise=None,
-            log_evidence=evidence,
-            messages=None,
-        )
+        wanted.extrinsic.fill_(prior)
+        if not wanted.log_evidence:
+            return Solution()
+        batch = llr.shape[: llr.dim() - len(self.event_shape)]
+        each = bernoulli_log_evidence(llr.double(), prior)
+        return Solution(log_evidence=each.reshape(*batch, -1).sum(-1).to(llr.dtype))
 
     def _draw(self, count: int) -> Tensor:
         return torch.bernoulli(self._density.expand(count, *self.event_shape))

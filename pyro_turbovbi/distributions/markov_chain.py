@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_turbovbi.distributions.support import (
+    Request,
+    Solution,
     SupportDistribution,
     SupportPosterior,
     matrix_shape,
@@ -17,7 +19,7 @@ from pyro_turbovbi.distributions.support import (
     probability,
 )
 from pyro_turbovbi.errors import ShapeError
-from pyro_turbovbi.kernels import ChainLaw, ChainPosterior, GridMessages, chain_posterior
+from pyro_turbovbi.kernels import ChainLaw, ChainPosterior, chain_posterior
 from pyro_turbovbi.kernels.baum_welch import maximise_chain_law
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_chains
 
@@ -102,38 +104,21 @@ class MarkovChainSupport(SupportDistribution):
         new = MarkovChainSupport(self.event_shape, p01, p10, self.dim, self._validate_args)
         return new.expand(self.batch_shape)
 
-    def _posterior(
-        self,
-        llr: Tensor,
-        start: GridMessages | None,
-        pairwise: bool,
-        log_evidence: bool,
-        out: SupportPosterior | None,
-    ) -> SupportPosterior:
+    def _solve(self, llr: Tensor, wanted: Request) -> Solution:
         batch = llr.shape[: llr.dim() - len(self.event_shape)]
-        view = (*batch, *self._view)
-        previous = (
-            None
-            if out is None
-            else ChainPosterior(out.log_odds.view(view), out.extrinsic.view(view), None, None)
-        )
+        local = llr.reshape(*batch, *self._view)
         solved = chain_posterior(
-            llr.reshape(view),
+            local,
             self.law,
             dim=self._axis,
-            pairwise=pairwise,
-            log_evidence=log_evidence,
-            out=previous,
+            pairwise=wanted.pairwise,
+            log_evidence=wanted.log_evidence,
+            out=ChainPosterior(local, wanted.extrinsic.view(local.shape), None, None),
         )
-        log_odds = solved.log_odds.view(llr.shape)
         counts, evidence = solved.transitions, solved.log_evidence
-        return SupportPosterior(
-            log_odds=log_odds,
-            probs=torch.sigmoid(log_odds, out=None if out is None else out.probs),
-            extrinsic=solved.extrinsic.view(llr.shape),
+        return Solution(
             pairwise=None if counts is None else counts.reshape(*batch, -1, 2, 2).sum(-3),
             log_evidence=None if evidence is None else evidence.reshape(*batch, -1).sum(-1),
-            messages=None,
         )
 
     def _draw(self, count: int) -> Tensor:

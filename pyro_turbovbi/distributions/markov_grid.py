@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_turbovbi.distributions.support import (
+    Request,
+    Solution,
     SupportDistribution,
     SupportPosterior,
     matrix_shape,
@@ -17,13 +19,7 @@ from pyro_turbovbi.distributions.support import (
     probability,
 )
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.kernels import (
-    ChainLaw,
-    GridMessages,
-    GridPosterior,
-    GridTransitions,
-    grid_posterior,
-)
+from pyro_turbovbi.kernels import ChainLaw, GridPosterior, GridTransitions, grid_posterior
 from pyro_turbovbi.kernels.baum_welch import bounded, maximise_run
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_grids
 
@@ -50,7 +46,7 @@ class MarkovGridSupport(SupportDistribution):
         mean_run: Mean run lengths of the chain laws along rows and along columns, numbers or scalar
             tensors; `1 / (1 - density)` means no coupling.
         sweeps: Largest number of row and column passes of the posterior.
-        damping: Weight of the previous message in each update, in [0, 1).
+        damping: Weight of the previous column message in each update, in [0, 1).
         tolerance: Stop when no message changes by more than this many nats in a sweep; 0 runs all
             sweeps.
         gibbs_sweeps: Updates of every element when sampling (checkerboard Gibbs from independent
@@ -160,43 +156,27 @@ class MarkovGridSupport(SupportDistribution):
             for name, run in (("row", self.row_run), ("column", self.column_run))
         ]
 
-    def _posterior(
-        self,
-        llr: Tensor,
-        start: GridMessages | None,
-        pairwise: bool,
-        log_evidence: bool,
-        out: SupportPosterior | None,
-    ) -> SupportPosterior:
+    def _solve(self, llr: Tensor, wanted: Request) -> Solution:
         batch = llr.shape[: llr.dim() - len(self.event_shape)]
-        view = torch.Size((*batch, *matrix_shape(self.event_shape)))
+        local = llr.reshape(*batch, *matrix_shape(self.event_shape))
+        messages = (
+            torch.empty_like(wanted.extrinsic) if wanted.messages is None else wanted.messages
+        )
+        results = (wanted.extrinsic.view(local.shape), None, None, messages.view(local.shape))
         row, column = self.laws
-        previous = None
-        if out is not None and out.messages is not None:
-            log_odds, extrinsic = out.log_odds.view(view), out.extrinsic.view(view)
-            messages = _viewed(out.messages, view)
-            previous = GridPosterior(log_odds, extrinsic, None, None, messages, 0.0, 0)
         solved = grid_posterior(
-            llr.reshape(view),
+            local,
             row,
             column,
             sweeps=self.sweeps,
             damping=self.damping,
             tolerance=self.tolerance,
-            start=None if start is None else _viewed(start, view),
-            pairwise=pairwise,
-            log_evidence=log_evidence,
-            out=previous,
+            start=None if wanted.start is None else wanted.start.reshape(local.shape),
+            pairwise=wanted.pairwise,
+            log_evidence=wanted.log_evidence,
+            out=GridPosterior(local, *results, residual=0.0, sweeps=0),
         )
-        log_odds = solved.log_odds.view(llr.shape)
-        return SupportPosterior(
-            log_odds=log_odds,
-            probs=torch.sigmoid(log_odds, out=None if out is None else out.probs),
-            extrinsic=solved.extrinsic.view(llr.shape),
-            pairwise=solved.transitions,
-            log_evidence=solved.log_evidence,
-            messages=_viewed(solved.messages, llr.shape),
-        )
+        return Solution(solved.transitions, solved.log_evidence, messages)
 
     def _draw(self, count: int) -> Tensor:
         row, column = self.laws
@@ -213,7 +193,3 @@ class MarkovGridSupport(SupportDistribution):
         ones = states.double().sum((1, 2))
         zeros = self.event_shape.numel() - ones
         return rows + columns - ones * self._density.log() - zeros * torch.log1p(-self._density)
-
-
-def _viewed(messages: GridMessages, shape: torch.Size) -> GridMessages:
-    return GridMessages(*(message.reshape(shape) for message in messages))

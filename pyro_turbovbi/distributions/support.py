@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.kernels import GridMessages, GridTransitions, check_finite
-from pyro_turbovbi.kernels.backends import check_buffers
+from pyro_turbovbi.kernels import GridTransitions, check_finite
+from pyro_turbovbi.kernels.backends import buffers
 
 DistributionT = TypeVar("DistributionT", bound="SupportDistribution")
 
@@ -34,7 +34,8 @@ class SupportPosterior(NamedTuple):
             grids, None where the prior has no pairs or they were not asked for.
         log_evidence: `[*batch]`, `ln sum_s p(s) exp(sum_n llr_n s_n)` in nats, or None when not
             asked for.
-        messages: What a warm start needs (`start=`), None for priors that are solved exactly.
+        messages: `[*batch, *event]`, what a warm start needs (`start=`), None for priors that are
+            solved exactly.
     """
 
     log_odds: Float[Tensor, "*shape"]
@@ -42,7 +43,33 @@ class SupportPosterior(NamedTuple):
     extrinsic: Float[Tensor, "*shape"]
     pairwise: Float[Tensor, "*batch 2 2"] | GridTransitions | None
     log_evidence: Float[Tensor, "*batch"] | None
-    messages: GridMessages | None
+    messages: Float[Tensor, "*shape"] | None
+
+
+class Request(NamedTuple):
+    """What a support prior is asked for, and where the results go.
+
+    Attributes:
+        extrinsic: `[*batch, *event]`, contiguous, to be filled.
+        start: `messages` of an earlier posterior, or None.
+        messages: A tensor to be overwritten by the new messages, or None to make one.
+        pairwise: Whether to compute expected transition counts.
+        log_evidence: Whether to compute the log-evidence.
+    """
+
+    extrinsic: Tensor
+    start: Tensor | None
+    messages: Tensor | None
+    pairwise: bool
+    log_evidence: bool
+
+
+class Solution(NamedTuple):
+    """What a support prior found beside the extrinsic log-odds: see `SupportPosterior`."""
+
+    pairwise: Tensor | GridTransitions | None = None
+    log_evidence: Tensor | None = None
+    messages: Tensor | None = None
 
 
 class SupportDistribution(TorchDistribution):
@@ -89,7 +116,7 @@ class SupportDistribution(TorchDistribution):
         self,
         llr: Float[Tensor, "*shape"],
         *,
-        start: GridMessages | None = None,
+        start: Float[Tensor, "*shape"] | None = None,
         pairwise: bool = True,
         log_evidence: bool = True,
         out: SupportPosterior | None = None,
@@ -123,10 +150,13 @@ class SupportDistribution(TorchDistribution):
                 accepted=f"shape [..., {', '.join(map(str, event))}]",
             )
         check_finite(llr, site=site)
-        if out is not None:
-            check_buffers((out.log_odds, out.probs, out.extrinsic), llr)
+        log_odds, probs, extrinsic = buffers(llr, out[:3] if out else (None, None, None))
         with torch.no_grad():
-            return self._posterior(llr.detach(), start, pairwise, log_evidence, out)
+            wanted = Request(extrinsic, start, out and out.messages, pairwise, log_evidence)
+            solved = self._solve(llr.detach(), wanted)
+            torch.add(llr, extrinsic, out=log_odds)
+            torch.sigmoid(log_odds, out=probs)
+        return SupportPosterior(log_odds, probs, extrinsic, *solved)
 
     @abstractmethod
     def maximise(self, posterior: SupportPosterior) -> SupportDistribution:
@@ -188,14 +218,8 @@ class SupportDistribution(TorchDistribution):
         return total.expand(torch.broadcast_shapes(lead, self.batch_shape)).to(value.dtype)
 
     @abstractmethod
-    def _posterior(
-        self,
-        llr: Tensor,
-        start: GridMessages | None,
-        pairwise: bool,
-        log_evidence: bool,
-        out: SupportPosterior | None,
-    ) -> SupportPosterior: ...
+    def _solve(self, llr: Tensor, wanted: Request) -> Solution:
+        """Fill `wanted.extrinsic` for `llr [*batch, *event]`; report the rest."""
 
     @abstractmethod
     def _draw(self, count: int) -> Tensor:

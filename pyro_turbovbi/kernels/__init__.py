@@ -1,18 +1,15 @@
 """Pure tensor functions for message passing on binary supports: no Pyro, no state."""
 
 from pyro_turbovbi.kernels.backends import BackendName, SlowMessagePassingWarning
+from pyro_turbovbi.kernels.blocks import pool_blocks, spread_blocks
 from pyro_turbovbi.kernels.chain import (
     ChainPosterior,
     chain_log_evidence,
     chain_posterior,
     check_finite,
 )
-from pyro_turbovbi.kernels.grid import (
-    GridMessages,
-    GridPosterior,
-    GridTransitions,
-    grid_posterior,
-)
+from pyro_turbovbi.kernels.gated import GatedPosterior, GatedTransitions, gated_posterior
+from pyro_turbovbi.kernels.grid import GridPosterior, GridTransitions, grid_posterior
 from pyro_turbovbi.kernels.independent import bernoulli_log_evidence
 from pyro_turbovbi.kernels.law import ChainLaw
 from pyro_turbovbi.kernels.reference import ChainMessages, chain_messages
@@ -22,7 +19,8 @@ __all__ = [
     "ChainLaw",
     "ChainMessages",
     "ChainPosterior",
-    "GridMessages",
+    "GatedPosterior",
+    "GatedTransitions",
     "GridPosterior",
     "GridTransitions",
     "SlowMessagePassingWarning",
@@ -31,5 +29,8 @@ __all__ = [
     "chain_messages",
     "chain_posterior",
     "check_finite",
+    "gated_posterior",
     "grid_posterior",
+    "pool_blocks",
+    "spread_blocks",
 ]

@@ -1,9 +1,13 @@
-"""Which implementation of message passing runs: compiled where it can, plain torch everywhere.
+"""Which implementation of message passing runs.
 
-`"compiled"` takes single and double precision on the CPU and needs Numba (the extra `fast`);
-`"torch"` takes everything. `"auto"` takes the compiled one where it can. Both give the same numbers
-up to rounding; a grid in single precision keeps its messages in single precision when compiled and
-in double precision otherwise.
+    compiled   CPU, single and double precision; needs Numba (the extra `fast`)
+    triton     CUDA, single and double precision; needs Triton, a part of torch's GPU builds
+    scan       any device: a scan of logarithmic depth in torch
+    torch      any device: a loop over the length in torch, the reference
+
+`"auto"` takes the first that can run, the loop on the CPU and the scan elsewhere. All give the same
+numbers up to rounding: all arithmetic is in double precision. Between the passes of a grid the
+reference keeps messages in double precision too, the others in that of the log-likelihood ratios.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -21,9 +25,9 @@ from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedEr
 from pyro_turbovbi.kernels import reference
 from pyro_turbovbi.kernels.law import ChainSummary
 
-BackendName = Literal["auto", "compiled", "torch"]
+BackendName = Literal["auto", "compiled", "triton", "scan", "torch"]
 
-_COMPILED_DTYPES = (torch.float32, torch.float64)
+_NATIVE = (torch.float32, torch.float64)
 _LARGE = 2**20
 
 
@@ -37,57 +41,66 @@ class Backend(NamedTuple):
     Attributes:
         update_messages: As `reference.update_messages`.
         element_evidence: As `reference.element_evidence`.
-        message_dtype: In what dtype it keeps messages, given that of the log-likelihood ratios.
+        gate_messages: As `reference.gate_messages`.
+        doubles: Whether it keeps messages in double precision whatever the input.
     """
 
     update_messages: Callable[..., ChainSummary]
     element_evidence: Callable[[Tensor, Tensor, Tensor, float], Tensor]
-    message_dtype: Callable[[torch.dtype], torch.dtype]
+    gate_messages: Callable[[Tensor, Tensor, Tensor, int], None]
+    doubles: bool = False
+
+    def workspace(self, result: Tensor) -> Tensor:
+        """Where messages are kept: the result's own memory, or more precise memory beside it."""
+        if not self.doubles or result.dtype == torch.float64:
+            return result
+        return torch.empty_like(result, dtype=torch.float64)
 
 
-def backend_for(llr: Tensor, name: str = "auto") -> Backend:
+def backend_for(llr: Tensor, name: BackendName = "auto") -> Backend:
     """The back end for a tensor of log-likelihood ratios.
 
     Args:
         llr: The log-likelihood ratios: device, dtype and size count.
-        name: `"compiled"`, `"torch"`, or `"auto"`: compiled if that is possible.
+        name: Its name, or `"auto"` for the fastest that can run.
 
     Returns:
         The back end.
 
     Raises:
         InvalidArgumentError: If there is no back end of that name.
-        UnsupportedError: If the compiled one is asked for and cannot run.
+        UnsupportedError: If the one that is asked for cannot run.
     """
-    if name not in ("auto", "compiled", "torch"):
-        raise InvalidArgumentError(
-            "no such back end", given=name, accepted=("auto", "compiled", "torch")
-        )
-    suitable = llr.device.type == "cpu" and llr.dtype in _COMPILED_DTYPES
-    if name != "torch" and suitable and numba_available():
-        return _compiled()
-    if name == "compiled":
+    if name not in get_args(BackendName):
+        raise InvalidArgumentError("no such back end", given=name, accepted=get_args(BackendName))
+    if name == "auto":
+        return _load(_fastest(llr))
+    needs = _unmet(name, llr)
+    if needs is not None:
         raise UnsupportedError(
-            "the compiled back end cannot run here",
-            given=f"{llr.dtype} on {llr.device}, Numba {_presence()}",
-            accepted="float32 or float64 on the CPU, with the extra 'fast' installed",
+            f"the back end {name!r} cannot run here",
+            given=f"{llr.dtype} on {llr.device}",
+            accepted=needs,
         )
-    if name == "auto" and suitable and llr.numel() >= _LARGE:
-        _warn_once()
-    return Backend(reference.update_messages, reference.element_evidence, lambda _: torch.float64)
+    return _load(name)
 
 
-def check_buffers(buffers: Iterable[Tensor], llr: Tensor) -> None:
-    """Refuse tensors that cannot be overwritten by results of the shape and dtype of `llr`.
+def buffers(llr: Tensor, given: Sequence[Tensor | None]) -> list[Tensor]:
+    """Tensors to write results of the shape and dtype of `llr` into: those given, or new ones.
 
     Args:
-        buffers: The tensors to be overwritten.
         llr: The log-likelihood ratios.
+        given: Tensors to be overwritten; None makes a new one.
+
+    Returns:
+        Contiguous tensors.
 
     Raises:
-        ShapeError: If one has another shape, dtype or device, or is not contiguous.
+        ShapeError: If a tensor has another shape, dtype or device, or is not contiguous.
     """
-    for buffer in buffers:
+    for buffer in given:
+        if buffer is None:
+            continue
         same = (buffer.shape, buffer.dtype, buffer.device) == (llr.shape, llr.dtype, llr.device)
         if not (same and buffer.is_contiguous()):
             raise ShapeError(
@@ -95,6 +108,10 @@ def check_buffers(buffers: Iterable[Tensor], llr: Tensor) -> None:
                 given=f"a tensor {tuple(buffer.shape)} of {buffer.dtype} on {buffer.device}",
                 accepted=f"contiguous {tuple(llr.shape)} of {llr.dtype} on {llr.device}",
             )
+    return [
+        torch.empty(llr.shape, dtype=llr.dtype, device=llr.device) if buffer is None else buffer
+        for buffer in given
+    ]
 
 
 @functools.cache
@@ -104,14 +121,48 @@ def numba_available() -> bool:
 
 
 @functools.cache
-def _compiled() -> Backend:
-    from pyro_turbovbi.kernels import compiled  # importing Numba takes a third of a second
+def triton_available() -> bool:
+    """Whether Triton is installed; it is not imported before it is needed."""
+    return importlib.util.find_spec("triton") is not None
 
-    return Backend(compiled.update_messages, compiled.element_evidence, lambda dtype: dtype)
+
+def _fastest(llr: Tensor) -> str:
+    for name in ("compiled", "triton"):
+        if _unmet(name, llr) is None:
+            return name
+    if llr.device.type != "cpu":
+        return "scan"
+    if llr.dtype in _NATIVE and llr.numel() >= _LARGE:
+        _warn_once()
+    return "torch"
 
 
-def _presence() -> str:
-    return "installed" if numba_available() else "not installed"
+def _unmet(name: str, llr: Tensor) -> str | None:
+    """What a back end needs, if that is not there."""
+    native, device = llr.dtype in _NATIVE, llr.device.type
+    if name == "compiled" and not (native and device == "cpu" and numba_available()):
+        return "float32 or float64 on the CPU, with Numba (pip install 'pyro-turbovbi[fast]')"
+    if name == "triton" and not (native and device == "cuda" and triton_available()):
+        return "float32 or float64 on a CUDA device, with Triton (a part of torch's GPU builds)"
+    return None
+
+
+@functools.cache
+def _load(name: str) -> Backend:
+    elements = (reference.element_evidence, reference.gate_messages)
+    if name == "compiled":
+        from pyro_turbovbi.kernels import compiled  # importing Numba takes a third of a second
+
+        return Backend(compiled.update_messages, compiled.element_evidence, compiled.gate_messages)
+    if name == "triton":
+        from pyro_turbovbi.kernels import triton_scan
+
+        return Backend(triton_scan.update_messages, *elements)
+    if name == "scan":
+        from pyro_turbovbi.kernels import scan
+
+        return Backend(scan.update_messages, *elements)
+    return Backend(reference.update_messages, *elements, doubles=True)
 
 
 @functools.cache

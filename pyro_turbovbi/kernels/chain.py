@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_turbovbi.errors import NumericalError, ShapeError
-from pyro_turbovbi.kernels.backends import BackendName, backend_for, check_buffers
+from pyro_turbovbi.kernels.backends import BackendName, backend_for, buffers
 from pyro_turbovbi.kernels.law import SATURATION, ChainLaw
 
 
@@ -34,17 +34,22 @@ class ChainPosterior(NamedTuple):
     """Posterior of binary Markov chains given log-likelihood ratios of shape `[...]`.
 
     Attributes:
-        log_odds: `[...]`, posterior log-odds of `s_n = 1`.
-        extrinsic: `[...]`, `log_odds - llr`, computed without that subtraction.
+        llr: `[...]`, the log-likelihood ratios as given, not a copy.
+        extrinsic: `[...]`, posterior log-odds minus `llr`, computed without that subtraction.
         log_evidence: `[...]` without the chain's dim, in nats, or None when not asked for.
         transitions: `[..., 2, 2]` without the chain's dim, expected transition counts, or None when
             not asked for.
     """
 
-    log_odds: Float[Tensor, "*shape"]
+    llr: Float[Tensor, "*shape"]
     extrinsic: Float[Tensor, "*shape"]
     log_evidence: Float[Tensor, "*chains"] | None
     transitions: Float[Tensor, "*chains 2 2"] | None
+
+    @property
+    def log_odds(self) -> Float[Tensor, "*shape"]:
+        """`[...]`, posterior log-odds of `s_n = 1`; computed when read."""
+        return self.llr + self.extrinsic
 
 
 def chain_posterior(
@@ -66,7 +71,7 @@ def chain_posterior(
         dim: The dim along which the chains run; all other dims are independent chains.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute `ln sum_s p(s) exp(sum_n llr_n s_n)` per chain.
-        out: An earlier posterior of this shape and dtype; its tensors `[...]` are overwritten and
+        out: An earlier posterior of this shape and dtype; its `extrinsic` is overwritten and
             handed back, so that nothing large is allocated.
         backend: What computes it, see `backends`.
 
@@ -78,23 +83,24 @@ def chain_posterior(
         ShapeError: If `llr` has no elements or no such dim, or `out` does not fit.
     """
     _check_dim(llr, dim)
-    if out is not None:
-        check_buffers((out.log_odds, out.extrinsic), llr)
+    (extrinsic,) = buffers(llr, (out.extrinsic if out else None,))
     check_finite(llr)
-    llr = llr.detach()
     solver = backend_for(llr, backend)
-    local = llr.contiguous()
-    dtype = solver.message_dtype(llr.dtype)
-    extrinsic = torch.empty_like(local) if out is None else out.extrinsic
-    message = extrinsic if dtype == llr.dtype else torch.empty_like(local, dtype=dtype)
+    message = solver.workspace(extrinsic)
     solved = solver.update_messages(
-        local, None, message, law, dim, pairwise=pairwise, log_evidence=log_evidence
+        llr.detach().contiguous(),
+        None,
+        message,
+        law,
+        dim,
+        offset=law.log_odds,
+        pairwise=pairwise,
+        log_evidence=log_evidence,
     )
-    torch.add(message, law.log_odds, out=extrinsic)
     evidence, counts = solved.log_evidence, solved.transitions
     return ChainPosterior(
-        log_odds=torch.add(extrinsic, local, out=None if out is None else out.log_odds),
-        extrinsic=extrinsic,
+        llr=llr.detach(),
+        extrinsic=extrinsic if message is extrinsic else extrinsic.copy_(message),
         log_evidence=None if evidence is None else evidence.to(llr.dtype),
         transitions=None if counts is None else counts.to(llr.dtype),
     )

@@ -33,21 +33,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.kernels.backends import BackendName, backend_for, check_buffers
+from pyro_turbovbi.kernels.backends import BackendName, backend_for, buffers
 from pyro_turbovbi.kernels.chain import check_finite
 from pyro_turbovbi.kernels.law import ChainLaw, ChainSummary
-
-
-class GridMessages(NamedTuple):
-    """Messages between the row chains and the column chains, without the stationary prior.
-
-    Attributes:
-        row: `[..., rows, columns]`, what each element's row says about it, in log-odds.
-        column: `[..., rows, columns]`, what each element's column says about it, in log-odds.
-    """
-
-    row: Float[Tensor, "*batch rows columns"]
-    column: Float[Tensor, "*batch rows columns"]
 
 
 class GridTransitions(NamedTuple):
@@ -66,22 +54,29 @@ class GridPosterior(NamedTuple):
     """Loopy posterior of a grid given log-likelihood ratios of shape `[..., rows, columns]`.
 
     Attributes:
-        log_odds: `[..., rows, columns]`, posterior log-odds of `s_n = 1`.
-        extrinsic: `[..., rows, columns]`, `log_odds - llr`, computed without that subtraction.
+        llr: `[..., rows, columns]`, the log-likelihood ratios as given, not a copy.
+        extrinsic: `[..., rows, columns]`, posterior log-odds minus `llr`, computed without that
+            subtraction.
         log_evidence: `[...]`, Bethe log-evidence in nats, or None when not asked for.
         transitions: Expected transition counts, or None when not asked for.
-        messages: The final messages, for a warm start.
-        residual: Largest change of a column message in the last sweep, in nats.
+        messages: `[..., rows, columns]`, what each element's column says about it, in log-odds
+            without the stationary prior: all that a warm start needs.
+        residual: Largest change of a message in the last sweep, in nats.
         sweeps: Number of sweeps that were done.
     """
 
-    log_odds: Float[Tensor, "*batch rows columns"]
+    llr: Float[Tensor, "*batch rows columns"]
     extrinsic: Float[Tensor, "*batch rows columns"]
     log_evidence: Float[Tensor, "*batch"] | None
     transitions: GridTransitions | None
-    messages: GridMessages
+    messages: Float[Tensor, "*batch rows columns"]
     residual: float
     sweeps: int
+
+    @property
+    def log_odds(self) -> Float[Tensor, "*batch rows columns"]:
+        """`[..., rows, columns]`, posterior log-odds of `s_n = 1`; computed when read."""
+        return self.llr + self.extrinsic
 
 
 @torch.no_grad()
@@ -93,7 +88,7 @@ def grid_posterior(
     sweeps: int = 2,
     damping: float = 0.0,
     tolerance: float = 0.0,
-    start: GridMessages | None = None,
+    start: Float[Tensor, "*batch rows columns"] | None = None,
     pairwise: bool = False,
     log_evidence: bool = False,
     out: GridPosterior | None = None,
@@ -107,13 +102,13 @@ def grid_posterior(
         column: Law of the chain along every column (the last dim but one), with the stationary
             density of `row`.
         sweeps: Largest number of sweeps; each is a row pass and a column pass.
-        damping: Weight of the previous message in each update, in [0, 1).
+        damping: Weight of the previous column message in each update, in [0, 1).
         tolerance: Stop when no column message changes by more than this many nats in a sweep; 0
             runs all sweeps.
-        start: Messages of an earlier posterior; None starts from zero.
+        start: `messages` of an earlier posterior; None starts from zero.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute the Bethe log-evidence.
-        out: An earlier posterior of this shape and dtype; its tensors `[..., rows, columns]` are
+        out: An earlier posterior of this shape and dtype; its `extrinsic` and `messages` are
             overwritten and handed back, so that nothing large is allocated. `start` may be its
             messages.
         backend: What computes it, see `backends`.
@@ -129,22 +124,16 @@ def grid_posterior(
             fit.
     """
     _check(llr, row, column, sweeps, damping, start)
-    if out is not None:
-        check_buffers((out.log_odds, out.extrinsic, *out.messages), llr)
+    extrinsic, messages = buffers(llr, (out.extrinsic, out.messages) if out else (None, None))
     solver = backend_for(llr, backend)
     local = llr.detach().reshape(-1, *llr.shape[-2:]).contiguous()
-    log_odds, extrinsic, *messages = _results(llr, out)
-    dtype = solver.message_dtype(llr.dtype)
-    across, down = (
-        message.view(local.shape) if dtype == llr.dtype else torch.empty_like(local, dtype=dtype)
-        for message in messages
-    )
-    for message, first in zip((across, down), start or (None, None), strict=True):
-        message.zero_() if first is None else message.copy_(first.reshape(local.shape))
+    # the rows' message is needed within a sweep only: it lives where the result will be
+    across, down = (solver.workspace(buffer.view(local.shape)) for buffer in (extrinsic, messages))
+    down.zero_() if start is None else down.copy_(start.reshape(local.shape))
     for done in range(1, sweeps + 1):
         wanted = tolerance > 0 or done == sweeps  # any sweep may be the last one then
         options = {"pairwise": pairwise and wanted, "log_evidence": log_evidence and wanted}
-        rows = solver.update_messages(local, down, across, row, -1, damping=damping, **options)
+        rows = solver.update_messages(local, down, across, row, -1, **options)
         # rows and columns are solved under exactly these messages: the Bethe terms belong together
         elements = (
             solver.element_evidence(local, across, down, row.log_odds)
@@ -156,26 +145,19 @@ def grid_posterior(
         )
         if columns.residual <= tolerance > 0:
             break
-    if dtype != llr.dtype:
-        for message, final in zip(messages, (across, down), strict=True):
-            message.copy_(final.view(llr.shape))
-    torch.add(across, down, out=extrinsic.view(local.shape)).add_(row.log_odds)
+    torch.add(across, down, out=across).add_(row.log_odds)
+    for buffer, result in ((extrinsic, across), (messages, down)):
+        if result.dtype != buffer.dtype:
+            buffer.copy_(result.view(buffer.shape))
     return GridPosterior(
-        log_odds=torch.add(llr, extrinsic, out=log_odds),
+        llr=llr.detach(),
         extrinsic=extrinsic,
         log_evidence=None if elements is None else _bethe(rows, columns, elements, llr),
         transitions=_transitions(rows, columns, llr) if pairwise else None,
-        messages=GridMessages(*messages),
+        messages=messages,
         residual=columns.residual,
         sweeps=done,
     )
-
-
-def _results(llr: Tensor, out: GridPosterior | None) -> list[Tensor]:
-    """The tensors to be filled: log-odds, extrinsic, row and column messages."""
-    if out is None:
-        return [torch.empty(llr.shape, dtype=llr.dtype, device=llr.device) for _ in range(4)]
-    return [out.log_odds, out.extrinsic, *out.messages]
 
 
 def _bethe(rows: ChainSummary, columns: ChainSummary, elements: Tensor, llr: Tensor) -> Tensor:
@@ -202,7 +184,7 @@ def _check(
     column: ChainLaw,
     sweeps: int,
     damping: float,
-    start: GridMessages | None,
+    start: Tensor | None,
 ) -> None:
     if llr.dim() < 2 or llr.numel() == 0:
         raise ShapeError(
@@ -210,11 +192,11 @@ def _check(
             given=f"log-likelihood ratios of shape {tuple(llr.shape)}",
             accepted="shape [..., rows, columns] with at least one element",
         )
-    if start is not None and not (start.row.shape == start.column.shape == llr.shape):
+    if start is not None and start.shape != llr.shape:
         raise ShapeError(
             "the start messages do not fit the log-likelihood ratios",
-            given=f"{tuple(start.row.shape)} and {tuple(start.column.shape)}",
-            accepted=f"two tensors of shape {tuple(llr.shape)}",
+            given=tuple(start.shape),
+            accepted=f"a tensor of shape {tuple(llr.shape)}",
         )
     if not math.isclose(row.log_odds, column.log_odds, rel_tol=1e-6, abs_tol=1e-6):
         raise InvalidArgumentError(

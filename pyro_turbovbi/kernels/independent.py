@@ -12,13 +12,13 @@ _EXACT_SOFTPLUS = (
 
 
 def bernoulli_log_evidence(
-    llr: Float[Tensor, "*shape"], prior_log_odds: Float[Tensor, ""] | float
+    llr: Float[Tensor, "*shape"], prior_log_odds: Float[Tensor, "*#shape"] | float
 ) -> Float[Tensor, "*shape"]:
     """Log-evidence `ln(1 - d + d exp(llr))` of single elements with prior probability `d`.
 
     Args:
         llr: Log-likelihood ratios in nats, any shape.
-        prior_log_odds: `logit(d)`, a scalar.
+        prior_log_odds: `logit(d)`, a number or a tensor that broadcasts against `llr`.
 
     Returns:
         One log-evidence in nats per element, differentiable, finite for every finite input.

@@ -68,6 +68,7 @@ def update_messages(
     law: ChainLaw,
     dim: int,
     *,
+    offset: float = 0.0,
     damping: float = 0.0,
     residual: bool = False,
     pairwise: bool = False,
@@ -82,6 +83,7 @@ def update_messages(
             stationary prior.
         law: Transition probabilities, shared by all chains.
         dim: The dim along which the chains run.
+        offset: Added to the new messages: the stationary log-odds make them extrinsic log-odds.
         damping: Weight of the previous content of `message`.
         residual: Whether to measure the largest change of `message`.
         pairwise: Whether to compute expected transition counts.
@@ -98,7 +100,7 @@ def update_messages(
         pairwise=pairwise,
         log_evidence=log_evidence,
     )
-    new = solved.log_odds.view(leading.shape).movedim(0, dim)
+    new = solved.log_odds.add_(offset).view(leading.shape).movedim(0, dim)
     if damping > 0:
         new = torch.lerp(new, message.double(), damping)
     change = float((new - message).abs_().max()) if residual else math.nan
@@ -130,6 +132,32 @@ def element_evidence(
     """
     belief = llr.double() + row.double() + column.double()
     return bernoulli_log_evidence(belief, prior).sum((1, 2))
+
+
+def gate_messages(
+    llr: Float[Tensor, "*shape"],
+    message: Float[Tensor, "*shape"],
+    gate: Float[Tensor, "*chains"],
+    dim: int,
+) -> None:
+    """Let a gate in front of every chain into what is known about the chain's elements, in place.
+
+    An element is active if its gate is open and it is active within its chain:
+    `logit(sigmoid(c) sigmoid(x))`, `x` the log-odds within the open chain and `c` the gate's
+    cavity, its log-odds without the evidence that came from this very element.
+
+    Args:
+        llr: Log-likelihood ratios in nats.
+        message: Extrinsic log-odds of each element within its open chain; overwritten by the
+            extrinsic log-odds with the gate.
+        gate: Posterior log-odds of each chain's gate, all evidence included, in double precision:
+            the shape of `llr` without `dim`.
+        dim: The dim along which the chains run.
+    """
+    inside = message.double()
+    cavity = gate.unsqueeze(dim) - bernoulli_log_evidence(llr.double(), inside)
+    open_and_active = torch.stack([-cavity, -inside, -cavity - inside])
+    message.copy_(-torch.logsumexp(open_and_active, 0))
 
 
 def _two_sided_odds(evidence: Tensor, law: ChainLaw) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,17 @@ def grid_log_prior(states: Tensor, row: tuple[float, float], column: tuple[float
     return rows + columns - elements.sum((-1, -2))
 
 
+def gated_log_joint(
+    states: Tensor, gates: Tensor, gate: tuple[float, float], within: tuple[float, float]
+) -> Tensor:
+    """`ln p(z, S) [S, Z]` of matrices `[S, rows, columns]` and gates of rows `[Z, rows]`."""
+    open_rows = chain_log_prior(states, *within)[:, None, :]
+    empty = states.sum(-1)[:, None, :] == 0
+    closed_rows = torch.where(empty, 0.0, -torch.inf).double()
+    rows = torch.where(gates[None].bool(), open_rows, closed_rows).sum(-1)
+    return rows + chain_log_prior(gates, *gate)
+
+
 def enumerate_posterior(states: Tensor, log_prior: Tensor, llr: Tensor) -> Exact:
     """Posterior of flat supports: `states [S, N]`, `log_prior [S]`, `llr [..., N]`."""
     scores = log_prior + llr.double() @ states.T

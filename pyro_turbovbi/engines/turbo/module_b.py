@@ -8,8 +8,6 @@ Sending the posterior where the extrinsic belongs would count Module A's own evi
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from pyro_turbovbi.distributions import SupportDistribution, SupportPosterior
@@ -29,7 +27,7 @@ class ModuleB:
     def __init__(self, distribution: SupportDistribution, *, damping: float) -> None:
         self.distribution = distribution
         self._damping = damping
-        self._messages: Any = None
+        self._posterior: SupportPosterior | None = None
 
     def exchange(
         self, llr: Tensor, prior_log_odds: Tensor, *, learn: bool = False
@@ -43,10 +41,13 @@ class ModuleB:
                 M-step of EM.
 
         Returns:
-            The support posterior, with its log-evidence.
+            The support posterior, with its log-evidence; the next exchange overwrites it.
         """
-        posterior = self.distribution.posterior(llr, start=self._messages, pairwise=learn)
-        self._messages = posterior.messages
+        last = self._posterior
+        posterior = self.distribution.posterior(
+            llr, start=last and last.messages, pairwise=learn, out=last
+        )
+        self._posterior = posterior
         prior_log_odds.lerp_(posterior.extrinsic, 1.0 - self._damping)
         if learn:
             self.distribution = self.distribution.maximise(posterior)

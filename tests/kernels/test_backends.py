@@ -3,10 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
 from pyro_turbovbi.kernels import (
@@ -14,6 +19,7 @@ from pyro_turbovbi.kernels import (
     SlowMessagePassingWarning,
     backends,
     chain_posterior,
+    gated_posterior,
     grid_posterior,
     reference,
 )
@@ -130,3 +136,122 @@ def test_refuses_results_that_do_not_fit() -> None:
             chain_posterior(wrong.contiguous(), LAW, out=chain)
         with pytest.raises(ShapeError, match="overwritten"):
             grid_posterior(wrong.contiguous(), LAW, LAW, out=grid)
+
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "contiguous": lambda llr: llr,
+    "transposed": lambda llr: llr.transpose(-1, -2),
+    "every other": lambda llr: llr.repeat_interleave(2, -1)[..., ::2],
+    "expanded": lambda llr: llr[:1].expand(llr.shape),
+    "offset": lambda llr: torch.cat([llr, llr], -2)[..., llr.shape[-2] :, :],
+}
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[torch.Tensor, ChainLaw, ChainLaw]:
+    """Log-likelihood ratios in any layout, size and precision, and two chain laws."""
+    shape = draw(st.lists(st.integers(1, 90), min_size=2, max_size=3))
+    shape[0] = min(shape[0], 4) if len(shape) == 3 else shape[0]
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    llr = torch.randn(shape, generator=generator, dtype=torch.float64)
+    llr *= draw(st.sampled_from([0.1, 3.0, 50.0, 1e4]))
+    view = VIEWS[draw(st.sampled_from(sorted(VIEWS)))]
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    density = 10.0 ** draw(st.floats(-7.0, -0.4))
+    laws = [ChainLaw.stationary(density, 10.0 ** draw(st.floats(0.25, 7.0))) for _ in range(2)]
+    return view(llr.to(draw(st.sampled_from(DEVICES)), dtype)), laws[0], laws[1]
+
+
+def backends_for(llr: torch.Tensor) -> list[backends.BackendName]:
+    """The names of all back ends that can run beside the reference."""
+    names: list[backends.BackendName] = ["compiled"]
+    return [name for name in names if backends._unmet(name, llr) is None]
+
+
+def assert_same(ours: Any, theirs: Any, dtype: torch.dtype) -> None:
+    """Compare all tensors of two posteriors: rounding only, in the precision of the storage."""
+    tolerance = (
+        {"rtol": 1e-8, "atol": 1e-7} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(a, tuple):
+            assert_same(a, b, dtype)
+        elif isinstance(a, torch.Tensor):
+            torch.testing.assert_close(a.double(), b.double(), **tolerance)
+
+
+@given(problems(), st.sampled_from([-1, -2]))
+def test_all_back_ends_agree_on_chains(
+    problem: tuple[torch.Tensor, ChainLaw, ChainLaw], dim: int
+) -> None:
+    llr, law, _ = problem
+    everything = {"pairwise": True, "log_evidence": True, "dim": dim}
+    expected = chain_posterior(llr.double(), law, backend="torch", **everything)
+    for name in backends_for(llr):
+        ours = chain_posterior(llr, law, backend=name, **everything)
+        assert ours.extrinsic.dtype == llr.dtype
+        assert_same(ours, expected, llr.dtype)
+
+
+@given(problems(), st.sampled_from([0.0, 0.3]))
+def test_all_back_ends_agree_on_grids(
+    problem: tuple[torch.Tensor, ChainLaw, ChainLaw], damping: float
+) -> None:
+    llr, row, column = problem
+    options = {"sweeps": 2, "damping": damping, "pairwise": True, "log_evidence": True}
+    expected = grid_posterior(llr.double(), row, column, backend="torch", **options)
+    for name in backends_for(llr):
+        ours = grid_posterior(llr, row, column, backend=name, **options)
+        torch.testing.assert_close(
+            ours.extrinsic.double(), expected.extrinsic, rtol=1e-5, atol=1e-4
+        )
+        assert_same(ours.transitions, expected.transitions, torch.float32)
+
+
+@given(problems(), st.sampled_from([-1, -2]))
+def test_all_back_ends_agree_on_gated_chains(
+    problem: tuple[torch.Tensor, ChainLaw, ChainLaw], dim: int
+) -> None:
+    llr, gate, within = problem
+    everything = {"pairwise": True, "log_evidence": True, "dim": dim}
+    expected = gated_posterior(llr.double(), gate, within, backend="torch", **everything)
+    for name in backends_for(llr):
+        ours = gated_posterior(llr, gate, within, backend=name, **everything)
+        assert_same(ours, expected, llr.dtype)
+
+
+class LargestAllocation(TorchDispatchMode):
+    """Notes the largest new storage, in bytes, among the results of torch's operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {
+            leaf.untyped_storage().data_ptr()
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor)
+        }
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in known:
+                self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
+        return result
+
+
+def test_nothing_large_is_allocated_in_the_steady_state() -> None:
+    pytest.importorskip("numba")
+    llr = torch.randn(64, 96)
+    chain, grid = chain_posterior(llr, LAW), grid_posterior(llr, LAW, LAW)
+    gated = gated_posterior(llr, LAW, LAW)
+    with LargestAllocation() as fresh:
+        chain_posterior(llr, LAW)
+    assert fresh.bytes == llr.nbytes
+    with LargestAllocation() as steady:
+        chain_posterior(llr, LAW, out=chain)
+        chain_posterior(llr, LAW, dim=0, out=chain)
+        grid_posterior(llr, LAW, LAW, start=grid.messages, out=grid)
+        gated_posterior(llr, LAW, LAW, out=gated)
+    assert steady.bytes <= llr.nbytes // 8  # an evidence in double precision per line

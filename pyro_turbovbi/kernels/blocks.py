@@ -3,10 +3,13 @@
 All elements of a block share their support, so a block's log-likelihood ratio is the sum of its
 elements', and any kernel solves the smaller problem of the blocks. Every element of a block has the
 block's posterior; its extrinsic log-odds are the block's and the evidence of its fellow elements.
-At the far edges, where the size does not divide the shape, blocks are smaller.
+At the far edges, where the size does not divide the shape, blocks are smaller. Both directions only
+move and add, at the speed of memory, so one implementation in torch serves all devices.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,6 +18,8 @@ from torch.nn.functional import pad
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 from pyro_turbovbi.kernels.backends import buffers
+
+_SLAB = 2**17  # elements
 
 
 @torch.no_grad()
@@ -35,7 +40,8 @@ def pool_blocks(
         ShapeError: If `llr` is no non-empty (batch of) matrix.
     """
     _check(llr, size)
-    return _tiled(llr.detach(), size).sum((-3, -1), dtype=torch.float64)
+    slabs = [part.sum((1, 3), dtype=torch.float64) for part in _slabs(_tiled(llr.detach(), size))]
+    return torch.cat(slabs).view(*llr.shape[:-2], *_count(llr, size))
 
 
 @torch.no_grad()
@@ -73,23 +79,30 @@ def spread_blocks(
             given=f"{tuple(posterior.shape[-2:])} blocks of {size} for {tuple(llr.shape[-2:])}",
             accepted=f"{_count(llr, size)} blocks",
         )
-    rows, columns = llr.shape[-2:]
-    every = posterior[..., :, None, :, None]
-    if rows % size[0] == 0 and columns % size[1] == 0:
-        torch.sub(every, _tiled(llr, size), out=_tiled(result, size))
-        return result
-    others = (every - _tiled(llr, size)).flatten(-4, -3).flatten(-2)
-    return result.copy_(others[..., :rows, :columns])
+    tiles = _tiled(llr, size)
+    whole = tiles.numel() == llr.numel()
+    target = result.view(tiles.shape) if whole else torch.empty_like(tiles)
+    every = posterior.view(len(tiles), 1, -1, 1).expand(tiles.shape)
+    for part, of_blocks, own in zip(*map(_slabs, (target, every, tiles)), strict=True):
+        part.copy_(of_blocks - own)
+    if not whole:
+        padded = target.view(*llr.shape[:-2], posterior.shape[-2] * size[0], -1)
+        result.copy_(padded[..., : llr.shape[-2], : llr.shape[-1]])
+    return result
 
 
 def _tiled(llr: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[..., block rows, rows, block columns, columns]`, padded with zeros where necessary."""
+    """`[rows of blocks, rows, columns of blocks, columns]`, with zeros where blocks stick out."""
     (height, width), (rows, columns) = size, _count(llr, size)
     below, right = rows * height - llr.shape[-2], columns * width - llr.shape[-1]
     whole = pad(llr, (0, right, 0, below)) if below or right else llr
-    split: Tensor = whole.unflatten(-1, (columns, width))
-    tiles: Tensor = split.unflatten(-3, (rows, height))
-    return tiles
+    return whole.reshape(-1, height, columns, width)
+
+
+def _slabs(tiles: Tensor) -> Sequence[Tensor]:
+    """A cache full of elements at a time: this keeps the copies in double precision small."""
+    slabs: Sequence[Tensor] = tiles.split(max(1, _SLAB // tiles[0].numel()))
+    return slabs
 
 
 def _count(llr: Tensor, size: tuple[int, int]) -> torch.Size:

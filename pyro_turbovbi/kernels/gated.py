@@ -40,49 +40,54 @@ class GatedTransitions(NamedTuple):
 
 
 class GatedPosterior(NamedTuple):
-    """Posterior of gated chains given log-likelihood ratios of shape `[..., rows, columns]`.
+    """Posterior of gated chains given log-likelihood ratios of shape `[*batch, *event]`.
 
     Attributes:
-        llr: `[..., rows, columns]`, the log-likelihood ratios as given, not a copy.
-        extrinsic: `[..., rows, columns]`, posterior log-odds minus `llr`, computed without that
+        llr: `[*batch, *event]`, the log-likelihood ratios as given, not a copy.
+        extrinsic: `[*batch, *event]`, posterior log-odds minus `llr`, computed without that
             subtraction.
-        gate_log_odds: `[..., gates]`, posterior log-odds of an open gate, in double precision.
-        log_evidence: `[...]` in nats, or None when not asked for.
+        gate_log_odds: `[*batch, gates]`, posterior log-odds of an open gate, in double precision.
+        log_evidence: `[*batch]` in nats, or None when not asked for.
         transitions: Expected transition counts, or None when not asked for.
     """
 
-    llr: Float[Tensor, "*batch rows columns"]
-    extrinsic: Float[Tensor, "*batch rows columns"]
+    llr: Float[Tensor, "*shape"]
+    extrinsic: Float[Tensor, "*shape"]
     gate_log_odds: Float[Tensor, "*batch gates"]
     log_evidence: Float[Tensor, "*batch"] | None
     transitions: GatedTransitions | None
 
     @property
-    def log_odds(self) -> Float[Tensor, "*batch rows columns"]:
-        """`[..., rows, columns]`, posterior log-odds of `s_n = 1`; computed when read."""
+    def log_odds(self) -> Float[Tensor, "*shape"]:
+        """`[*batch, *event]`, posterior log-odds of `s_n = 1`; computed when read."""
         return self.llr + self.extrinsic
 
 
 @torch.no_grad()
 def gated_posterior(
-    llr: Float[Tensor, "*batch rows columns"],
+    llr: Float[Tensor, "*shape"],
     gate: ChainLaw,
     within: ChainLaw,
     *,
+    gate_dim: int = -2,
     dim: int = -1,
+    event_dims: int = 2,
     pairwise: bool = False,
     log_evidence: bool = False,
     out: GatedPosterior | None = None,
     backend: BackendName = "auto",
 ) -> GatedPosterior:
-    """Exact posterior of a chain of gates, each in front of a chain of elements.
+    """Exact posterior of a chain of gates, each in front of chains of elements.
 
     Args:
-        llr: Log-likelihood ratios in nats, one per element.
+        llr: `[*batch, *event]`, log-likelihood ratios in nats, one per element.
         gate: Law of the chain of gates.
-        within: Law of the chain of elements behind an open gate.
-        dim: The dim along which the chains of elements run: -1 for a gate per row, -2 for a gate
-            per column.
+        within: Law of the chains of elements behind an open gate.
+        gate_dim: The dim along which the gates run, counted from the end.
+        dim: The dim along which the chains of elements run, counted from the end. Chains that
+            differ in further event dims are independent and share a gate.
+        event_dims: How many dims at the end belong to one chain of gates; those in front are
+            independent problems.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute the log-evidence.
         out: An earlier posterior of this shape and dtype; its `extrinsic` is overwritten and handed
@@ -93,11 +98,11 @@ def gated_posterior(
         The posterior, in the dtype of `llr`; computed in double precision.
 
     Raises:
-        InvalidArgumentError: If `dim` is none of the last two dims.
+        InvalidArgumentError: If `gate_dim` and `dim` are no two of the event dims.
         NumericalError: If an element of `llr` is not finite.
-        ShapeError: If `llr` is no non-empty (batch of) matrix or `out` does not fit.
+        ShapeError: If `llr` has too few dims or no elements, or `out` does not fit.
     """
-    dim = _line_dim(llr, dim)
+    _check(llr, gate_dim, dim, event_dims)
     (extrinsic,) = buffers(llr, (out.extrinsic if out else None,))
     check_finite(llr)
     solver = backend_for(llr, backend)
@@ -107,43 +112,53 @@ def gated_posterior(
         offset=within.log_odds, pairwise=pairwise, log_evidence=True,
     )  # fmt: skip
     assert lines.log_evidence is not None
+    # the gates' dim among those of the lines, where `dim` is missing, and right behind the batch
+    here, there = gate_dim if gate_dim > dim else gate_dim + 1, llr.dim() - event_dims
+    by_gate = lines.log_evidence.movedim(here, there)
     gates = chain_posterior(
-        lines.log_evidence, gate, pairwise=pairwise, log_evidence=log_evidence, backend=backend
+        by_gate.flatten(there + 1).sum(-1) if event_dims > 2 else by_gate.contiguous(),
+        gate,
+        pairwise=pairwise,
+        log_evidence=log_evidence,
+        backend=backend,
     )
-    gate_log_odds = gates.log_odds
-    solver.gate_messages(local, message, gate_log_odds, dim)
+    log_odds = gates.log_odds
+    spread = log_odds.view(*log_odds.shape, *(1,) * (event_dims - 2)).expand(by_gate.shape)
+    of_lines = spread.movedim(there, here).contiguous()
+    solver.gate_messages(local, message, of_lines, dim)
     evidence = gates.log_evidence
     return GatedPosterior(
         llr=llr.detach(),
         extrinsic=extrinsic if message is extrinsic else extrinsic.copy_(message),
-        gate_log_odds=gate_log_odds,
+        gate_log_odds=log_odds,
         log_evidence=None if evidence is None else evidence.to(llr.dtype),
-        transitions=_transitions(gates, lines, llr.dtype) if pairwise else None,
+        transitions=_transitions(gates, lines, of_lines, there, llr.dtype) if pairwise else None,
     )
 
 
 def _transitions(
-    gates: ChainPosterior, lines: ChainSummary, dtype: torch.dtype
+    gates: ChainPosterior, lines: ChainSummary, of_lines: Tensor, batch: int, dtype: torch.dtype
 ) -> GatedTransitions:
     """Counts of the gates, and of the lines weighted by how likely their gates are open."""
     assert gates.transitions is not None
     assert lines.transitions is not None
-    open_gate = gates.log_odds.sigmoid()[..., None, None]
-    within = (open_gate * lines.transitions).sum(-3)
-    return GatedTransitions(gates.transitions.to(dtype), within.to(dtype))
+    within = of_lines.sigmoid()[..., None, None] * lines.transitions
+    return GatedTransitions(
+        gates.transitions.to(dtype), within.flatten(batch, -3).sum(batch).to(dtype)
+    )
 
 
-def _line_dim(llr: Tensor, dim: int) -> int:
-    """The dim of the lines, counted from the end."""
-    if llr.dim() < 2 or llr.numel() == 0:
+def _check(llr: Tensor, gate_dim: int, dim: int, event_dims: int) -> None:
+    if llr.dim() < event_dims or llr.numel() == 0:
         raise ShapeError(
-            "gated chains need rows and columns",
+            "gated chains need a dim for the gates and one for the elements",
             given=f"log-likelihood ratios of shape {tuple(llr.shape)}",
-            accepted="shape [..., rows, columns] with at least one element",
+            accepted=f"at least {event_dims} dims and one element",
         )
-    from_end = dim - llr.dim() if dim >= 0 else dim
-    if from_end not in (-1, -2):
+    allowed = range(-event_dims, 0)
+    if gate_dim == dim or gate_dim not in allowed or dim not in allowed:
         raise InvalidArgumentError(
-            "the chains behind the gates run along no such dim", given=dim, accepted=(-1, -2)
+            "gates and elements run along no such dims",
+            given=f"gate_dim={gate_dim}, dim={dim}",
+            accepted=f"two of {', '.join(map(str, allowed))}",
         )
-    return from_end

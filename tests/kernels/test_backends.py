@@ -214,7 +214,7 @@ def test_all_back_ends_agree_on_gated_chains(
     problem: tuple[torch.Tensor, ChainLaw, ChainLaw], dim: int
 ) -> None:
     llr, gate, within = problem
-    everything = {"pairwise": True, "log_evidence": True, "dim": dim}
+    everything = {"pairwise": True, "log_evidence": True, "dim": dim, "gate_dim": -3 - dim}
     expected = gated_posterior(llr.double(), gate, within, backend="torch", **everything)
     for name in backends_for(llr):
         ours = gated_posterior(llr, gate, within, backend=name, **everything)

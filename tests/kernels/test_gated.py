@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -84,12 +85,36 @@ def test_gates_of_columns_are_gates_of_rows_turned(backend: str) -> None:
     rows = gated_posterior(llr, GATE, WITHIN, **EVERYTHING, backend=backend)
     turned = llr.transpose(-1, -2)
     for given_llr in (turned, turned.contiguous()):
-        columns = gated_posterior(given_llr, GATE, WITHIN, dim=-2, **EVERYTHING, backend=backend)
+        columns = gated_posterior(
+            given_llr, GATE, WITHIN, gate_dim=-1, dim=-2, **EVERYTHING, backend=backend
+        )
         torch.testing.assert_close(columns.extrinsic.transpose(-1, -2), rows.extrinsic, **EXACT)
         torch.testing.assert_close(columns.gate_log_odds, rows.gate_log_odds, **EXACT)
         torch.testing.assert_close(columns.log_evidence, rows.log_evidence, **EXACT)
         for count, expected in zip(columns.transitions, rows.transitions, strict=True):
             torch.testing.assert_close(count, expected, **EXACT)
+
+
+@pytest.mark.parametrize(("gate_dim", "dim"), [*itertools.permutations((-3, -2, -1), 2)])
+def test_chains_of_further_dims_share_a_gate(gate_dim: int, dim: int, backend: str) -> None:
+    llr = random_llr(2, 3, 4, 5)
+    post = gated_posterior(
+        llr, GATE, WITHIN, gate_dim=gate_dim, dim=dim, event_dims=3, **EVERYTHING, backend=backend
+    )
+    (rest,) = {-1, -2, -3} - {gate_dim, dim}
+    for i in range(2):
+        turned = llr[i].permute(gate_dim, rest, dim)
+        chains = chain_posterior(turned, WITHIN, **EVERYTHING)
+        gates = chain_posterior(chains.log_evidence.sum(1), GATE, **EVERYTHING)
+        torch.testing.assert_close(post.gate_log_odds[i], gates.log_odds, **EXACT)
+        torch.testing.assert_close(post.log_evidence[i], gates.log_evidence, **EXACT)
+        torch.testing.assert_close(post.transitions.gate[i], gates.transitions, **EXACT)
+        opened = gates.log_odds.sigmoid()[:, None, None]
+        expected = torch.logit(opened * chains.log_odds.sigmoid(), eps=0)
+        log_odds = post.log_odds[i].permute(gate_dim, rest, dim)
+        torch.testing.assert_close(log_odds, expected, **EXACT)
+        counts = (opened[..., None] * chains.transitions).sum((0, 1))
+        torch.testing.assert_close(post.transitions.within[i], counts, **EXACT)
 
 
 def test_gates_that_are_always_open_leave_plain_chains(backend: str) -> None:
@@ -153,10 +178,11 @@ def test_nothing_is_computed_unasked() -> None:
 
 def test_refuses_bad_input() -> None:
     llr = torch.zeros(3, 4)
-    with pytest.raises(ShapeError, match="rows and columns"):
+    with pytest.raises(ShapeError, match="at least 2 dims"):
         gated_posterior(llr[:0], GATE, WITHIN)
-    with pytest.raises(InvalidArgumentError, match="-1, -2"):
-        gated_posterior(llr[None], GATE, WITHIN, dim=0)
+    for gate_dim, dim in ((-2, -2), (-3, -1), (-2, 1)):
+        with pytest.raises(InvalidArgumentError, match="two of -2, -1"):
+            gated_posterior(llr[None], GATE, WITHIN, gate_dim=gate_dim, dim=dim)
     with pytest.raises(NumericalError, match="not all finite"):
         gated_posterior(llr * math.nan, GATE, WITHIN)
     with pytest.raises(ShapeError, match="overwritten"):

@@ -4,21 +4,29 @@
     python benchmarks/message_passing.py --small         the 300 x 784 rows only
     python benchmarks/message_passing.py --out FILE      where the JSON goes
 
-Chains run along rows or along columns; a grid sweep is a row pass and a column pass. Every figure
-is the least of several runs, in single precision, with results written in place; `copy_share` is
-the time of copying the log-likelihood ratios relative to it: 1 would be the speed of memory. Peers
-solve the same 300 chains of 784 elements, after a check that they find the same posterior; one that
-is not installed is named as absent.
+Chains run along rows or along columns; a "full posterior" is messages, expected transition counts
+and log-evidence; a grid sweep is a row pass and a column pass. Every figure is the least of several
+runs, in single precision, with results written in place. Speed / plain copy's is the time of
+copying the log-likelihood ratios over it: 1 would be the speed of memory. Speed up is over one
+thread in the same run. Cold: the first four sweeps of a fresh process that has compiled the code
+but has no buffers yet; extra memory is the highest resident size during them, less the size before,
+as a multiple of the log-likelihood ratios and with the results counted. Peers (the extra
+`bench-peers`) solve the same 300 chains of 784 elements, or loopy sweeps of a grid of that size,
+each in a process of its own after a check that it finds the same posterior (PGMax updates all
+messages at once, which carries them one element a sweep: checked at the fixed point of a 24 x 32
+grid); conversions and compilation are not timed. Times ours is over this package's time in that
+process; one thread is one core there, by its affinity. hmmlearn cannot use more.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
-import math
+import os
 import platform
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,11 +37,15 @@ from torch import Tensor
 
 from pyro_turbovbi.kernels import ChainLaw, chain_posterior, grid_posterior
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "message_passing.json"
 SHAPES = ((300, 784), (512, 4608), (64, 100_000), (4096, 4096))
 LAW = ChainLaw.stationary(0.05, 5.0)
 SECONDS = 1.0  # per figure
 PORTABLE_LIMIT = 1_000_000
+#: Of `benchmarks/peers/message_passing.py`, which needs none of them to be installed.
+PEERS = ("dynamax", "hmmlearn", "pyro", "pomegranate", "pgmax")
+COLD_SHAPE, COLD_SWEEPS = (4096, 4096), 4
 Row = dict[str, Any]
 
 
@@ -61,7 +73,8 @@ def tasks(llr: Tensor, backend: Any) -> Iterable[tuple[str, Callable[[], object]
 
     yield "row chains", chain(-1), llr.numel()
     yield "column chains", chain(-2), llr.numel()
-    yield "row chains with counts and evidence", chain(-1, **everything), llr.numel()
+    yield "row chains, full posterior", chain(-1, **everything), llr.numel()
+    yield "column chains, full posterior", chain(-2, **everything), llr.numel()
     yield "grid, a sweep", sweeps, 4 * llr.numel()
 
 
@@ -88,64 +101,72 @@ def ours(shape: tuple[int, int]) -> list[Row]:
     return rows
 
 
-def pyro_hmm(llr: Tensor) -> Tensor:
-    """Posterior probabilities by Pyro's DiscreteHMM: the gradient of its log-evidence."""
-    import pyro.distributions as dist
+def add_speed_up(rows: list[Row]) -> None:
+    """Give rows of several threads their speed over the same row's with one."""
+    single = {(row["method"], row["shape"]): row for row in rows if row["threads"] == 1}
+    for row in rows:
+        base = single.get((row["method"], row["shape"]), row)["ns_per_variable"]
+        if row["threads"] > 1 and isinstance(base, float):
+            row["speed_up"] = round(base / row["ns_per_variable"], 2)
 
-    local = llr.clone().requires_grad_()
-    factors = torch.stack([torch.zeros_like(local), local], -1)
-    hmm = dist.DiscreteHMM(
-        torch.tensor([1 - LAW.density, LAW.density]).log(),
-        torch.tensor([[LAW.p00, LAW.p01], [LAW.p10, LAW.p11]]).log(),
-        dist.Unit(factors),
-        validate_args=False,
+
+def resident_bytes() -> int:
+    """Present resident size of this process where the system tells, else the highest so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """Highest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def cold_grid(shape: tuple[int, int]) -> Row:
+    """Time and memory of the first posterior of a grid, to be called once in a fresh process.
+
+    The resident size counts what any library allocates, not only torch's tensors. The size before
+    is the present one, so that an earlier, higher peak could only make the figure larger.
+    """
+    grid_posterior(torch.randn(64, 64), LAW, LAW, sweeps=COLD_SWEEPS)  # compiles, warms up
+    llr = torch.randn(shape).mul_(3)
+    before, started = resident_bytes(), time.perf_counter()
+    posterior = grid_posterior(llr, LAW, LAW, sweeps=COLD_SWEEPS)
+    seconds, extra = time.perf_counter() - started, peak_bytes() - before
+    assert posterior.extrinsic.shape == llr.shape
+    return {
+        "method": f"grid, {COLD_SWEEPS} sweeps, cold",
+        "shape": f"{shape[0]} x {shape[1]:,}",
+        "threads": torch.get_num_threads(),
+        "ns_per_variable": round(seconds / llr.numel() / COLD_SWEEPS * 1e9, 2),
+        "cold_seconds": round(seconds, 3),
+        "extra_memory": round(extra / (llr.numel() * llr.element_size()), 2),
+    }
+
+
+def in_a_process(*command: str) -> list[Row]:
+    """Rows that another Python process prints as JSON in its last line."""
+    run = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
-    # its chain takes a transition before the first element, which a stationary start absorbs
-    evidence = hmm.log_prob(torch.empty(*llr.shape, 0))
-    return torch.autograd.grad(evidence.sum(), local)[0]
-
-
-def hmmlearn(llr: Tensor) -> Tensor:
-    """Posterior probabilities by hmmlearn's compiled forward-backward, chain after chain."""
-    compiled = importlib.import_module("hmmlearn._hmmc")
-    start = torch.tensor([1 - LAW.density, LAW.density]).double().numpy()
-    steps = torch.tensor([[LAW.p00, LAW.p01], [LAW.p10, LAW.p11]]).double().numpy()
-    result = torch.empty(llr.shape, dtype=torch.float64)
-    for chain, target in zip(llr.double(), result, strict=True):
-        local = torch.stack([torch.zeros_like(chain), chain], -1)
-        odds = (local - local.amax(-1, keepdim=True)).exp().numpy()
-        _, forward, scaling = compiled.forward_scaling(start, steps, odds)
-        backward = compiled.backward_scaling(start, steps, odds, scaling)
-        joint = torch.from_numpy(forward * backward)
-        target.copy_(joint[:, 1] / joint.sum(-1))
-    return result
-
-
-PEERS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "Pyro's DiscreteHMM": ("pyro", pyro_hmm),
-    "hmmlearn": ("hmmlearn", hmmlearn),
-}
-
-
-def peers() -> list[Row]:
-    """Rows of other code on row chains, each first checked against ours."""
-    llr = 3 * torch.randn(SHAPES[0])
-    expected = chain_posterior(llr.double(), LAW).log_odds.sigmoid()
-    rows = []
-    for name, (module, solve) in PEERS.items():
-        cost = math.nan
-        if importlib.util.find_spec(module) is not None:
-            torch.testing.assert_close(solve(llr).double(), expected, rtol=1e-3, atol=1e-4)
-            cost = best(lambda solve=solve: solve(llr), llr.numel())  # type: ignore[misc]
-        rows.append(
-            {
-                "method": f"row chains ({name})",
-                "shape": "300 x 784",
-                "threads": torch.get_num_threads(),
-                "ns_per_variable": "absent" if math.isnan(cost) else round(cost, 2),
-            }
-        )
+    rows: list[Row] = json.loads(run.stdout.splitlines()[-1])
     return rows
+
+
+def peers(threads: int) -> list[Row]:
+    """Rows of other code."""
+    script = ("-m", "benchmarks.peers.message_passing")
+    return [row for name in PEERS for row in in_a_process(*script, name, "--threads", str(threads))]
+
+
+def print_rows(rows: list[Row]) -> None:
+    """One line a row."""
+    for row in rows:
+        first, *others = row.values()
+        print(f"{first:<44}  " + "  ".join(f"{value!s:>12}" for value in others), flush=True)
 
 
 def main() -> None:
@@ -153,20 +174,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="300 x 784 only")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes")
+    parser.add_argument("--cold", type=int, metavar="THREADS", help="print the cold grid's row")
     arguments = parser.parse_args()
+    if arguments.cold:
+        torch.set_num_threads(arguments.cold)
+        print(json.dumps([cold_grid(COLD_SHAPE)]))
+        return
     shapes, available = SHAPES[:1] if arguments.small else SHAPES, torch.get_num_threads()
     rows: list[Row] = []
     for threads in sorted({1, available}):
         torch.set_num_threads(threads)
-        found = [row for shape in shapes for row in ours(shape)] + (peers() if threads == 1 else [])
-        for row in found:
-            print(
-                "  ".join(
-                    f"{value:<44}" if i == 0 else f"{value!s:>12}"
-                    for i, value in enumerate(row.values())
-                )
-            )
+        found = [row for shape in shapes for row in ours(shape)]
+        if not arguments.small:
+            found += in_a_process(str(Path(__file__).resolve()), "--cold", str(threads))
+        found += peers(threads)
         rows += found
+        add_speed_up(rows)
+        print_rows(found)
     result = {
         "case": "Message passing, time per variable",
         "protocol": " ".join(__doc__.split("\n\n")[-1].split()),

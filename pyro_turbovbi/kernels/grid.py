@@ -42,8 +42,8 @@ class GridTransitions(NamedTuple):
     """Expected transition counts of a grid, summed over its rows and over its columns.
 
     Attributes:
-        row: `[..., 2, 2]`, counts of horizontally adjacent pairs `s = i` then `s = j`.
-        column: `[..., 2, 2]`, counts of vertically adjacent pairs.
+        row: `[*batch, 2, 2]`, counts of neighbours `s = i` then `s = j` along rows.
+        column: `[*batch, 2, 2]`, counts of neighbours along columns.
     """
 
     row: Float[Tensor, "*batch 2 2"]
@@ -51,44 +51,46 @@ class GridTransitions(NamedTuple):
 
 
 class GridPosterior(NamedTuple):
-    """Loopy posterior of a grid given log-likelihood ratios of shape `[..., rows, columns]`.
+    """Loopy posterior of a grid given log-likelihood ratios of shape `[*batch, *event]`.
 
     Attributes:
-        llr: `[..., rows, columns]`, the log-likelihood ratios as given, not a copy.
-        extrinsic: `[..., rows, columns]`, posterior log-odds minus `llr`, computed without that
+        llr: `[*batch, *event]`, the log-likelihood ratios as given, not a copy.
+        extrinsic: `[*batch, *event]`, posterior log-odds minus `llr`, computed without that
             subtraction.
-        log_evidence: `[...]`, Bethe log-evidence in nats, or None when not asked for.
+        log_evidence: `[*batch]`, Bethe log-evidence in nats, or None when not asked for.
         transitions: Expected transition counts, or None when not asked for.
-        messages: `[..., rows, columns]`, what each element's column says about it, in log-odds
+        messages: `[*batch, *event]`, what each element's column says about it, in log-odds
             without the stationary prior: all that a warm start needs.
         residual: Largest change of a message in the last sweep, in nats.
         sweeps: Number of sweeps that were done.
     """
 
-    llr: Float[Tensor, "*batch rows columns"]
-    extrinsic: Float[Tensor, "*batch rows columns"]
+    llr: Float[Tensor, "*shape"]
+    extrinsic: Float[Tensor, "*shape"]
     log_evidence: Float[Tensor, "*batch"] | None
     transitions: GridTransitions | None
-    messages: Float[Tensor, "*batch rows columns"]
+    messages: Float[Tensor, "*shape"]
     residual: float
     sweeps: int
 
     @property
-    def log_odds(self) -> Float[Tensor, "*batch rows columns"]:
-        """`[..., rows, columns]`, posterior log-odds of `s_n = 1`; computed when read."""
+    def log_odds(self) -> Float[Tensor, "*shape"]:
+        """`[*batch, *event]`, posterior log-odds of `s_n = 1`; computed when read."""
         return self.llr + self.extrinsic
 
 
 @torch.no_grad()
 def grid_posterior(
-    llr: Float[Tensor, "*batch rows columns"],
+    llr: Float[Tensor, "*shape"],
     row: ChainLaw,
     column: ChainLaw,
     *,
+    dims: tuple[int, int] = (-2, -1),
+    event_dims: int = 2,
     sweeps: int = 2,
     damping: float = 0.0,
     tolerance: float = 0.0,
-    start: Float[Tensor, "*batch rows columns"] | None = None,
+    start: Float[Tensor, "*shape"] | None = None,
     pairwise: bool = False,
     log_evidence: bool = False,
     out: GridPosterior | None = None,
@@ -97,10 +99,13 @@ def grid_posterior(
     """Posterior of a grid by alternating row and column passes that exchange extrinsic messages.
 
     Args:
-        llr: Log-likelihood ratios in nats, one per element.
-        row: Law of the chain along every row (the last dim).
-        column: Law of the chain along every column (the last dim but one), with the stationary
-            density of `row`.
+        llr: `[*batch, *event]`, log-likelihood ratios in nats, one per element.
+        row: Law of the chain along every row.
+        column: Law of the chain along every column, with the stationary density of `row`.
+        dims: The dims along which columns and rows run, counted from the end. Elements that differ
+            in further event dims belong to independent grids.
+        event_dims: How many dims at the end belong to one posterior; those in front are independent
+            problems.
         sweeps: Largest number of sweeps; each is a row pass and a column pass.
         damping: Weight of the previous column message in each update, in [0, 1).
         tolerance: Stop when no column message changes by more than this many nats in a sweep; 0
@@ -117,65 +122,86 @@ def grid_posterior(
         The posterior, in the dtype of `llr`; chains are solved in double precision.
 
     Raises:
-        InvalidArgumentError: If the densities of both laws differ, or `sweeps` or `damping` is out
-            of range.
+        InvalidArgumentError: If the densities of both laws differ, `dims` are no two of the event
+            dims, or `sweeps` or `damping` is out of range.
         NumericalError: If an element of `llr` is not finite.
-        ShapeError: If `llr` is no non-empty (batch of) matrix or `start` or `out` does not
-            fit.
+        ShapeError: If `llr` has too few dims or no elements, or `start` or `out` does not fit.
     """
+    _check_dims(llr, dims, event_dims)
     _check(llr, row, column, sweeps, damping, start)
     extrinsic, messages = buffers(llr, (out.extrinsic, out.messages) if out else (None, None))
     solver = backend_for(llr, backend)
-    local = llr.detach().reshape(-1, *llr.shape[-2:]).contiguous()
+    local, batch = llr.detach().contiguous(), llr.shape[: llr.dim() - event_dims]
     # the rows' message is needed within a sweep only: it lives where the result will be
-    across, down = (solver.workspace(buffer.view(local.shape)) for buffer in (extrinsic, messages))
-    down.zero_() if start is None else down.copy_(start.reshape(local.shape))
+    across, down = (solver.workspace(buffer) for buffer in (extrinsic, messages))
+    down.zero_() if start is None else down.copy_(start)
     for done in range(1, sweeps + 1):
         wanted = tolerance > 0 or done == sweeps  # any sweep may be the last one then
         options = {"pairwise": pairwise and wanted, "log_evidence": log_evidence and wanted}
-        rows = solver.update_messages(local, down, across, row, -1, **options)
+        rows = solver.update_messages(local, down, across, row, dims[1], **options)
         # rows and columns are solved under exactly these messages: the Bethe terms belong together
-        elements = (
-            solver.element_evidence(local, across, down, row.log_odds)
-            if options["log_evidence"]
-            else None
-        )
+        elements = None
+        if options["log_evidence"]:
+            flat = [part.view(batch.numel(), -1) for part in (local, across, down)]
+            elements = solver.element_evidence(flat[0], flat[1], flat[2], row.log_odds)
         columns = solver.update_messages(
-            local, across, down, column, -2, damping=damping, residual=wanted, **options
+            local, across, down, column, dims[0], damping=damping, residual=wanted, **options
         )
         if columns.residual <= tolerance > 0:
             break
     torch.add(across, down, out=across).add_(row.log_odds)
     for buffer, result in ((extrinsic, across), (messages, down)):
         if result.dtype != buffer.dtype:
-            buffer.copy_(result.view(buffer.shape))
+            buffer.copy_(result)
     return GridPosterior(
         llr=llr.detach(),
         extrinsic=extrinsic,
-        log_evidence=None if elements is None else _bethe(rows, columns, elements, llr),
-        transitions=_transitions(rows, columns, llr) if pairwise else None,
+        log_evidence=None if elements is None else _bethe(rows, columns, elements, batch, llr),
+        transitions=_transitions(rows, columns, batch, llr) if pairwise else None,
         messages=messages,
         residual=columns.residual,
         sweeps=done,
     )
 
 
-def _bethe(rows: ChainSummary, columns: ChainSummary, elements: Tensor, llr: Tensor) -> Tensor:
-    """Bethe log-evidence of every grid of the batch, in the batch shape and dtype of `llr`."""
-    assert rows.log_evidence is not None
-    assert columns.log_evidence is not None
-    total = rows.log_evidence.sum(1) + columns.log_evidence.sum(1) - elements
-    return total.view(llr.shape[:-2]).to(llr.dtype)
+def _bethe(
+    rows: ChainSummary, columns: ChainSummary, elements: Tensor, batch: torch.Size, llr: Tensor
+) -> Tensor:
+    """Bethe log-evidence of every problem of the batch, in the dtype of `llr`."""
+    of_rows, of_columns = (
+        solved.log_evidence.reshape(*batch, -1).sum(-1)
+        for solved in (rows, columns)
+        if solved.log_evidence is not None
+    )
+    return (of_rows + of_columns - elements.view(batch)).to(llr.dtype)
 
 
-def _transitions(rows: ChainSummary, columns: ChainSummary, llr: Tensor) -> GridTransitions:
-    """Counts of the rows and columns of every grid, in the batch shape and dtype of `llr`."""
+def _transitions(
+    rows: ChainSummary, columns: ChainSummary, batch: torch.Size, llr: Tensor
+) -> GridTransitions:
+    """Counts of the rows and columns of every problem of the batch, in the dtype of `llr`."""
     row, column = (
-        solved.transitions.sum(1).view(*llr.shape[:-2], 2, 2).to(llr.dtype)
+        solved.transitions.reshape(*batch, -1, 2, 2).sum(-3).to(llr.dtype)
         for solved in (rows, columns)
         if solved.transitions is not None
     )
     return GridTransitions(row, column)
+
+
+def _check_dims(llr: Tensor, dims: tuple[int, int], event_dims: int) -> None:
+    if llr.dim() < max(2, event_dims) or llr.numel() == 0:
+        raise ShapeError(
+            "a grid needs rows and columns",
+            given=f"log-likelihood ratios of shape {tuple(llr.shape)}",
+            accepted=f"at least {max(2, event_dims)} dims and one element",
+        )
+    allowed = range(-event_dims, 0)
+    if len({*dims} & {*allowed}) != 2:
+        raise InvalidArgumentError(
+            "columns and rows run along no such dims",
+            given=dims,
+            accepted=f"two of {', '.join(map(str, allowed))}",
+        )
 
 
 def _check(
@@ -186,12 +212,6 @@ def _check(
     damping: float,
     start: Tensor | None,
 ) -> None:
-    if llr.dim() < 2 or llr.numel() == 0:
-        raise ShapeError(
-            "a grid needs rows and columns",
-            given=f"log-likelihood ratios of shape {tuple(llr.shape)}",
-            accepted="shape [..., rows, columns] with at least one element",
-        )
     if start is not None and start.shape != llr.shape:
         raise ShapeError(
             "the start messages do not fit the log-likelihood ratios",

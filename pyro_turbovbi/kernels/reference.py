@@ -114,12 +114,12 @@ def update_messages(
 
 
 def element_evidence(
-    llr: Float[Tensor, "batch rows columns"],
-    row: Float[Tensor, "batch rows columns"],
-    column: Float[Tensor, "batch rows columns"],
+    llr: Float[Tensor, "batch elements"],
+    row: Float[Tensor, "batch elements"],
+    column: Float[Tensor, "batch elements"],
     prior: float,
 ) -> Float[Tensor, " batch"]:
-    """Log-evidence of all elements of each grid as if they were independent.
+    """Log-evidence of all elements of each problem as if they were independent.
 
     Args:
         llr: Log-likelihood ratios in nats.
@@ -131,7 +131,7 @@ def element_evidence(
         Sums in nats, in double precision.
     """
     belief = llr.double() + row.double() + column.double()
-    return bernoulli_log_evidence(belief, prior).sum((1, 2))
+    return bernoulli_log_evidence(belief, prior).sum(1)
 
 
 def gate_messages(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -179,6 +180,23 @@ def test_batches_are_independent_grids() -> None:
                 torch.testing.assert_close(counts[i, j], expected, **EXACT)
 
 
+@pytest.mark.parametrize("dims", [*itertools.permutations((-3, -2, -1), 2)])
+def test_elements_of_further_dims_belong_to_other_grids(dims: tuple[int, int]) -> None:
+    row, column = ChainLaw.stationary(0.3, 2.0), ChainLaw.stationary(0.3, 1.7)
+    options = {"pairwise": True, "log_evidence": True, "sweeps": 3}
+    llr = random_llr(2, 3, 4, 5)
+    post = grid_posterior(llr, row, column, dims=dims, event_dims=3, **options)
+    (rest,) = {-3, -2, -1} - {*dims}
+    for i in range(2):
+        turned = llr[i].permute(rest, *dims).contiguous()
+        alone = grid_posterior(turned, row, column, **options)
+        log_odds = post.log_odds[i].permute(rest, *dims)
+        torch.testing.assert_close(log_odds, alone.log_odds, **EXACT)
+        torch.testing.assert_close(post.log_evidence[i], alone.log_evidence.sum(), **EXACT)
+        for counts, expected in zip(post.transitions, alone.transitions, strict=True):
+            torch.testing.assert_close(counts[i], expected.sum(0), **EXACT)
+
+
 def test_single_precision_is_close_to_double_and_stays_finite() -> None:
     llr = torch.cat([random_llr(10, 30), random_llr(10, 30, scale=1e4)]).float()
     laws = both(1e-6, 50.0)
@@ -194,6 +212,9 @@ def test_refuses_bad_input() -> None:
     laws, llr = both(0.3, 2.0), torch.zeros(3, 4)
     with pytest.raises(ShapeError, match="rows and columns"):
         grid_posterior(llr[:0], *laws)
+    for dims in ((-1, -1), (-3, -1), (0, 1)):
+        with pytest.raises(InvalidArgumentError, match="two of -2, -1"):
+            grid_posterior(llr, *laws, dims=dims)
     with pytest.raises(ShapeError, match="start messages"):
         grid_posterior(llr, *laws, start=llr.T)
     with pytest.raises(InvalidArgumentError, match="one stationary density"):

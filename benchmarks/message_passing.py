@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import resource
 import subprocess
@@ -62,14 +61,14 @@ def best(task: Callable[[], object], size: int) -> float:
 
 def tasks(llr: Tensor, backend: Any) -> Iterable[tuple[str, Callable[[], object], int]]:
     """Name, task and variables solved: chains both ways, their extras, a sweep of the grid."""
-    chains, grid = chain_posterior(llr, LAW), grid_posterior(llr, LAW, LAW, sweeps=1)
+    extrinsic, messages = torch.empty_like(llr), torch.empty_like(llr)
     everything = {"pairwise": True, "log_evidence": True}
 
     def chain(dim: int, **options: bool) -> Callable[[], object]:
-        return lambda: chain_posterior(llr, LAW, dim=dim, out=chains, backend=backend, **options)
+        return lambda: chain_posterior(llr, LAW, dim=dim, out=extrinsic, backend=backend, **options)
 
     def sweeps() -> object:
-        return grid_posterior(llr, LAW, LAW, sweeps=4, out=grid, backend=backend)
+        return grid_posterior(llr, LAW, LAW, sweeps=4, out=(extrinsic, messages), backend=backend)
 
     yield "row chains", chain(-1), llr.numel()
     yield "column chains", chain(-2), llr.numel()
@@ -110,19 +109,18 @@ def add_speed_up(rows: list[Row]) -> None:
             row["speed_up"] = round(base / row["ns_per_variable"], 2)
 
 
-def resident_bytes() -> int:
-    """Present resident size of this process where the system tells, else the highest so far."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return peak_bytes()
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(*, peak: bool) -> int:
+    """Resident size of this process: the present one or, with `peak`, the highest so far.
 
-
-def peak_bytes() -> int:
-    """Highest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    On Linux not from `getrusage`, whose peak a process inherits from the one that started it.
+    Elsewhere the peak stands for both.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return 1024 * int(fields["VmHWM" if peak else "VmRSS"].split()[0])
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size
 
 
 def cold_grid(shape: tuple[int, int]) -> Row:
@@ -133,9 +131,9 @@ def cold_grid(shape: tuple[int, int]) -> Row:
     """
     grid_posterior(torch.randn(64, 64), LAW, LAW, sweeps=COLD_SWEEPS)  # compiles, warms up
     llr = torch.randn(shape).mul_(3)
-    before, started = resident_bytes(), time.perf_counter()
+    before, started = resident_bytes(peak=False), time.perf_counter()
     posterior = grid_posterior(llr, LAW, LAW, sweeps=COLD_SWEEPS)
-    seconds, extra = time.perf_counter() - started, peak_bytes() - before
+    seconds, extra = time.perf_counter() - started, resident_bytes(peak=True) - before
     assert posterior.extrinsic.shape == llr.shape
     return {
         "method": f"grid, {COLD_SWEEPS} sweeps, cold",

@@ -21,14 +21,21 @@ user's cache directory; without it the first call compiles, for about ten second
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
+import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
 import torch
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,11 +44,23 @@ from pyro_turbovbi.kernels.law import SATURATION, ChainLaw, ChainSummary
 Array = NDArray[Any]
 KernelT = TypeVar("KernelT", bound=Callable[..., Any])
 
-_LANES = 64
-_STEPS = 248  # no power of two: the columns of a tile would fall into the same few cache sets
-_GATED = 1024  # elements that are gated at a time: fits the first-level cache
-_ELEMENTS_PER_THREAD = 2**16  # with fewer, starting a thread costs more than it saves
-_PARTS_PER_THREAD = 4  # so that a thread on a busy core holds up the others less
+_LANES = 32  # four of the widest registers hide the latency of a division
+_TILE = 32  # steps that are read and written at a time: fits the first-level cache
+_STEPS = 5120  # 2.5 MiB of scratch memory; longer chains are solved forwards twice,
+_PIECE = 512  # in pieces that fit the second-level cache
+_GATED = 256  # elements that are gated at a time
+_BLOCK, _SUMMED = 2**14, 64  # elements per partial sum, and how many are added side by side
+_ELEMENTS_PER_THREAD = 2**16  # with fewer, waking a thread costs more than it saves
+_PARTS_PER_THREAD = 8
+_MOST_HELPERS = 256
+
+# where the running values of the lanes begin: one flat array, because the compiler can only see
+# that places at fixed distances do not overlap
+_PAST, _BEHIND, _EXCESS, _NORM, _POWER, _COUNTS, _CHANGE = (
+    place * _LANES for place in (0, 1, 2, 3, 4, 5, 9)
+)
+_STATE = 10 * _LANES
+_SMALL = 2.0**-200
 
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
 _INVERSE_LN2 = 1.4426950408889634
@@ -49,6 +68,8 @@ _ROUND = 6755399441055744.0  # 1.5 * 2^52: adding it leaves the nearest integer 
 _ROUND_BITS = np.int64(0x4338000000000000)
 _HALF_ROOT_BITS = np.int64(0x3FE6A09E667F3BCD)  # sqrt(1/2)
 _EXPONENT = np.int64(52)
+_MANTISSA, _ONE = np.int64(0x000FFFFFFFFFFFFF), np.int64(0x3FF0000000000000)
+_BIAS = np.int64(1023)
 
 
 def _inline(function: KernelT, cache: bool = False) -> KernelT:
@@ -109,191 +130,268 @@ def _log(x: float) -> float:
     return power * _LN2_HIGH + (2.0 * s + (s * z * q + power * _LN2_LOW))
 
 
-@_inline
-def _add(total: Array, one: Array, other: Array, share: float) -> None:
-    """`one + share * other` in double precision."""
-    for i in range(total.size):
-        total[i] = np.float64(one[i]) + share * np.float64(other[i])
+def _turn_block(
+    typing: Any, to: Any, to_at: Any, to_pitch: Any, source: Any, at: Any, pitch: Any
+) -> Any:
+    """Transpose a block of 8 x 8 between flat arrays, in registers, and convert it.
 
-
-@_inline
-def _mix(message: Array, new: Array, damping: float) -> float:
-    """Overwrite a message by a damped update; the largest change."""
-    change = 0.0
-    for i in range(message.size):
-        old = np.float64(message[i])
-        difference = (1.0 - damping) * (new[i] - old)
-        message[i] = old + difference
-        change = max(change, abs(difference))
-    return change
-
-
-@_inline
-def _put(message: Array, new: Array) -> None:
-    """Overwrite a message."""
-    for i in range(message.size):
-        message[i] = new[i]
-
-
-@_inline
-def _turn(to: Array, source: Array, n: int, w: int) -> None:
-    """Transpose a tile into `to [n, w]`."""
-    for t in range(n):
-        for k in range(w):
-            to[t, k] = source[k, t]
-
-
-@_inline
-def _odds(x: Array) -> None:
-    """Odds of log-likelihood ratios, saturated."""
-    for i in range(x.size):
-        x[i] = _exp(min(max(x[i], -SATURATION), SATURATION))
-
-
-@_inline
-def _log_product(x: Array, y: Array, offset: float) -> None:
-    """`offset + ln(x y)`, in place of `x`."""
-    for i in range(x.size):
-        x[i] = offset + _log(x[i] * y[i])
-
-
-@_inline
-def _forward(odds: Array, past: Array, message: Array, p01: float, p10: float) -> None:
-    """One element forwards: note in `past` what reaches it, and pass the message on."""
-    p00, p11 = 1.0 - p01, 1.0 - p10
-    for k in range(odds.size):
-        past[k] = message[k]
-        x = message[k] * odds[k]
-        message[k] = (p10 + p11 * x) / (p00 + p01 * x)
-
-
-@_inline
-def _backward(odds: Array, message: Array, p01: float, p10: float) -> None:
-    """One element backwards: what reaches it takes the place of its odds."""
-    p00, p11 = 1.0 - p01, 1.0 - p10
-    for k in range(odds.size):
-        here = message[k]
-        x = here * odds[k]
-        odds[k] = here
-        message[k] = (p10 + p11 * x) / (p00 + p01 * x)
-
-
-@_inline
-def _add_norm(odds: Array, past: Array, total: Array, offset: float, p01: float) -> None:
-    """Add the log of the forward recursion's normaliser of one element."""
-    for k in range(odds.size):
-        total[k] += _log(offset + p01 * (past[k] * odds[k]))
-
-
-@_inline
-def _add_excess(llr: Array, total: Array) -> None:
-    """Add the evidence beyond saturation, which the recursion does not see."""
-    for k in range(llr.size):
-        total[k] += max(llr[k] - SATURATION, 0.0)
-
-
-@_inline
-def _add_counts(
-    odds: Array, past: Array, behind: Array, tally: Array, p01: float, p10: float, counted: float
-) -> None:
-    """Add the expected transition out of one element and step back.
-
-    `behind` is odds times message of the next element, and then of this one.
+    Row `k` of the block is `source[at + k pitch :][:8]` and becomes column `k` of the rows
+    `to[to_at + t to_pitch :][:8]`. Compilers find no good instructions for this by themselves.
     """
-    p00, p11 = 1.0 - p01, 1.0 - p10
-    ratio = p01 / p10
-    n00, n01, n10, n11 = tally[0], tally[1], tally[2], tally[3]
-    for k in range(odds.size):
-        first, second = past[k] * odds[k] * ratio, behind[k]
-        w01, w10, w11 = second * p01, first * p10, first * second * p11
-        share = counted / (w01 + w10 + w11 + p00)
-        n00[k] += share * p00
-        n01[k] += share * w01
-        n10[k] += share * w10
-        n11[k] += share * w11
-        behind[k] = (p10 + p11 * second) / (p00 + p01 * second) * odds[k]
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, origin = signature.args[0], signature.args[3]
+        wide, narrow = (ir.VectorType(context.get_value_type(x.dtype), 8) for x in (target, origin))
+        grows = target.dtype.bitwidth - origin.dtype.bitwidth
+
+        def row(array: int, k: int, vector: Any) -> Any:
+            data = context.make_array(signature.args[array])(context, builder, args[array]).data
+            shift = builder.mul(args[array + 2], ir.Constant(args[array + 2].type, k))
+            place = builder.gep(data, [builder.add(args[array + 1], shift)])
+            return builder.bitcast(place, vector.as_pointer())
+
+        def load(k: int) -> Any:
+            loaded = builder.load(row(3, k, narrow))
+            loaded.align = origin.dtype.bitwidth // 8
+            return builder.fptrunc(loaded, wide) if grows < 0 else loaded
+
+        def pick(one: Any, other: Any, *order: int) -> Any:
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(order))
+            return builder.shuffle_vector(one, other, mask)
+
+        rows = [load(k) for k in range(8)]
+        pairs = []  # within each half: two elements of two rows, alternating
+        for k in range(0, 8, 2):
+            pairs.append(pick(rows[k], rows[k + 1], 0, 8, 1, 9, 4, 12, 5, 13))
+            pairs.append(pick(rows[k], rows[k + 1], 2, 10, 3, 11, 6, 14, 7, 15))
+        fours = []  # one element of four rows, and the one four places on
+        for k in (0, 1, 4, 5):
+            fours.append(pick(pairs[k], pairs[k + 2], 0, 1, 8, 9, 4, 5, 12, 13))
+            fours.append(pick(pairs[k], pairs[k + 2], 2, 3, 10, 11, 6, 7, 14, 15))
+        for t in range(8):
+            order = (0, 1, 2, 3, 8, 9, 10, 11) if t < 4 else (4, 5, 6, 7, 12, 13, 14, 15)
+            column = pick(fours[t % 4], fours[t % 4 + 4], *order)
+            column = builder.fpext(column, wide) if grows > 0 else column
+            builder.store(column, row(0, t, wide)).align = target.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(to, types.intp, types.intp, source, types.intp, types.intp), generate
+
+
+_turn: Any = intrinsic(_turn_block)
+
+
+@_inline
+def _read_rows(tile: Array, source: Array, at: int, n: int, w: int, length: int) -> None:
+    """Fill a tile `[n, _LANES]` from `w` chains that run along memory, the first from `at`."""
+    whole_n, whole_w = n // 8 * 8, w // 8 * 8
+    for k in range(0, whole_w, 8):
+        for t in range(0, whole_n, 8):
+            _turn(tile, t * _LANES + k, _LANES, source, at + k * length + t, length)
+        for t in range(whole_n, n):
+            for lane in range(k, k + 8):
+                tile[t * _LANES + lane] = source[at + lane * length + t]
+    for lane in range(whole_w, w):
+        for t in range(n):
+            tile[t * _LANES + lane] = source[at + lane * length + t]
+
+
+@_inline
+def _write_rows(target: Array, tile: Array, at: int, n: int, w: int, length: int) -> None:
+    """The reverse of `_read_rows`."""
+    whole_n, whole_w = n // 8 * 8, w // 8 * 8
+    for k in range(0, whole_w, 8):
+        for t in range(0, whole_n, 8):
+            _turn(target, at + k * length + t, length, tile, t * _LANES + k, _LANES)
+        for t in range(whole_n, n):
+            for lane in range(k, k + 8):
+                target[at + lane * length + t] = tile[t * _LANES + lane]
+    for lane in range(whole_w, w):
+        for t in range(n):
+            target[at + lane * length + t] = tile[t * _LANES + lane]
+
+
+@_inline
+def _copy(to: Array, source: Array, w: int) -> None:
+    """Copy and convert `w` elements; of a fixed number the compiler makes straight vector code."""
+    if w == _LANES:
+        for k in range(_LANES):
+            to[k] = source[k]
+    else:
+        for k in range(w):
+            to[k] = source[k]
 
 
 @_inline
 def _read(
-    odds: Array,
-    spare: Array,
-    llr: Array,
-    other: Array,
-    share: float,
-    at: int,
-    length: int,
-    inner: int,
+    tile: Array, source: Array, chain: int, start: int, n: int, w: int, length: int, inner: int
 ) -> None:
-    """Fill a tile `odds [n, w]` with the summed evidence of `w` chains from offset `at`."""
-    n, w = odds.shape
-    if inner > 1:
-        for t in range(n):
-            i = at + t * inner
-            _add(odds[t], llr[i : i + w], other[i : i + w], share)
+    """Fill a tile `[n, _LANES]` with the elements from `start` of `w` chains from `chain`."""
+    if inner == 1:
+        _read_rows(tile, source, chain * length + start, n, w, length)
         return
-    for k in range(w):
-        i = at + k * length
-        _add(spare[k][:n], llr[i : i + n], other[i : i + n], share)
-    _turn(odds, spare, n, w)
+    lane = 0
+    while lane < w:  # chains that are neighbours in memory
+        outer, skip = (chain + lane) // inner, (chain + lane) % inner
+        run = min(inner - skip, w - lane)
+        for t in range(n):
+            i, j = (outer * length + start + t) * inner + skip, t * _LANES + lane
+            _copy(tile[j : j + run], source[i : i + run], run)
+        lane += run
 
 
 @_inline
 def _write(
-    message: Array,
-    new: Array,
-    spare: Array,
-    damping: float,
-    track: bool,
-    at: int,
-    length: int,
-    inner: int,
-) -> float:
-    """Write a tile of new messages `[n, w]` from offset `at`; the largest change if tracked."""
-    rows, (size, count), pitch = new, new.shape[::-1], inner
-    if inner == 1:
-        rows, (size, count), pitch = spare, new.shape, length
-        _turn(spare, new, count, size)
-    change = 0.0
-    for k in range(count):
-        i = at + k * pitch
-        if track:
-            change = max(change, _mix(message[i : i + size], rows[k][:size], damping))
-        else:
-            _put(message[i : i + size], rows[k][:size])
-    return change
-
-
-@_inline
-def _load(
-    odds: Array, spare: Array, llr: Array, other: Array, share: float, at: int, length: int,
-    inner: int, total: Array, excess: bool,
-) -> None:  # fmt: skip
-    """Fill a tile `odds [n, w]` with the odds of the evidence; add what is beyond saturation."""
-    _read(odds, spare, llr, other, share, at, length, inner)
-    if excess:
-        for t in range(odds.shape[0]):
-            _add_excess(odds[t], total)
-    _odds(odds.reshape(odds.size))
-
-
-@_inline
-def _count(
-    odds: Array, past: Array, behind: Array, tally: Array, p01: float, p10: float, ends: bool
+    target: Array, tile: Array, chain: int, start: int, n: int, w: int, length: int, inner: int
 ) -> None:
-    """Add the expected transitions out of the elements of a tile, the last of the chain aside."""
-    n = odds.shape[0]
-    for s in range(n):
-        t = n - 1 - s
-        counted = 0.0 if ends and s == 0 else 1.0
-        _add_counts(odds[t], past[t], behind, tally, p01, p10, counted)
+    """The reverse of `_read`."""
+    if inner == 1:
+        _write_rows(target, tile, chain * length + start, n, w, length)
+        return
+    lane = 0
+    while lane < w:
+        outer, skip = (chain + lane) // inner, (chain + lane) % inner
+        run = min(inner - skip, w - lane)
+        for t in range(n):
+            i, j = (outer * length + start + t) * inner + skip, t * _LANES + lane
+            _copy(target[i : i + run], tile[j : j + run], run)
+        lane += run
+
+
+@_inline
+def _add(total: Array, more: Array) -> None:
+    """Add to a whole tile."""
+    for i in range(_TILE * _LANES):
+        total[i] += more[i]
+
+
+@_inline
+def _mix(new: Array, old: Array, state: Array, damping: float) -> None:
+    """Damp one step of new messages; note the largest change of each lane."""
+    for k in range(_LANES):
+        difference = (1.0 - damping) * (new[k] - old[k])
+        new[k] = old[k] + difference
+        state[_CHANGE + k] = max(state[_CHANGE + k], abs(difference))
+
+
+@_inline
+def _forward(
+    llr: Array, step: Array, state: Array, p00: float, p01: float, p10: float, p11: float
+) -> None:
+    """One element forwards: keep its odds and what reaches it, and pass the message on."""
+    for k in range(_LANES):
+        odds, past = _exp(min(max(llr[k], -SATURATION), SATURATION)), state[_PAST + k]
+        step[k] = odds
+        step[_LANES + k] = past
+        x = past * odds
+        state[_PAST + k] = (p10 + p11 * x) / (p00 + p01 * x)
+
+
+@_inline
+def _forward_with_norm(
+    llr: Array, step: Array, state: Array, p00: float, p01: float, p10: float, p11: float
+) -> None:
+    """As `_forward`, with the product of the normalisers: powers of two apart from the rest.
+
+    Evidence beyond saturation, which the recursion does not see, adds up beside it.
+    """
+    for k in range(_LANES):
+        raw = llr[k]
+        odds, past = _exp(min(max(raw, -SATURATION), SATURATION)), state[_PAST + k]
+        state[_EXCESS + k] += max(raw - SATURATION, 0.0)
+        step[k] = odds
+        step[_LANES + k] = past
+        x = past * odds
+        norm = p00 + p01 * x
+        state[_PAST + k] = (p10 + p11 * x) / norm
+        bits = np.float64(norm).view(np.int64)
+        power = np.float64(state[_POWER + k]).view(np.int64) + (bits >> _EXPONENT)
+        state[_POWER + k] = np.int64(power).view(np.float64)
+        state[_NORM + k] *= np.int64((bits & _MANTISSA) | _ONE).view(np.float64)
+
+
+@_inline
+def _carry(state: Array, factors: int) -> None:
+    """Move the powers of two out of a product of `factors` normalisers, before it overflows."""
+    for k in range(_LANES):
+        bits = np.float64(state[_NORM + k]).view(np.int64)
+        power = np.float64(state[_POWER + k]).view(np.int64) + (bits >> _EXPONENT)
+        state[_POWER + k] = np.int64(power - (factors + 1) * _BIAS).view(np.float64)
+        state[_NORM + k] = np.int64((bits & _MANTISSA) | _ONE).view(np.float64)
+
+
+@_inline
+def _backward(new: Array, step: Array, state: Array, offset: float, p01: float, p10: float) -> None:
+    """One element backwards: its new message, and what it passes on, its own odds included."""
+    p00, p11 = 1.0 - p01, 1.0 - p10
+    for k in range(_LANES):
+        behind = state[_BEHIND + k]
+        future = (p10 + p11 * behind) / (p00 + p01 * behind)
+        state[_BEHIND + k] = future * step[k]
+        new[k] = offset + _log(step[_LANES + k] * future)
+
+
+@_inline
+def _backward_with_counts(
+    new: Array, step: Array, state: Array, offset: float, p01: float, p10: float
+) -> None:
+    """As `_backward`, with the expected transition out of the element.
+
+    The probability of `0 -> 0` is `p00 / s`, `s = d + (p01 / p10) x n`, where `x` is the odds of
+    the element's past and evidence and `n / d` the message from its future; the other three are
+    products of the same factors. One division serves the message and the probabilities; `_SMALL`
+    keeps its denominator from overflowing.
+    """
+    p00, p11 = 1.0 - p01, 1.0 - p10
+    ratio = p01 / p10 * _SMALL
+    for k in range(_LANES):
+        behind, odds, past = state[_BEHIND + k], step[k], step[_LANES + k]
+        x = past * odds
+        n, d = p10 + p11 * behind, p00 + p01 * behind
+        s = _SMALL * d + (ratio * x) * n
+        inverse = 1.0 / (d * s)
+        future, share = n * s * inverse, d * inverse
+        state[_COUNTS + k] += share
+        state[_COUNTS + _LANES + k] += share * behind
+        state[_COUNTS + 2 * _LANES + k] += share * x
+        state[_COUNTS + 3 * _LANES + k] += share * x * behind
+        state[_BEHIND + k] = future * odds
+        new[k] = offset + _log(past * future)
+
+
+@_inline
+def _start(tile: Array, state: Array) -> None:
+    """Nothing is known yet; lanes without a chain have no evidence."""
+    tile[:], state[:] = 0.0, 0.0
+    for k in range(_LANES):
+        # odds of one from behind the last element are passed on as odds of one
+        state[_PAST + k] = state[_BEHIND + k] = state[_NORM + k] = 1.0
+
+
+@_inline
+def _finish_evidence(evidence: Array, state: Array, p01: float, p10: float) -> None:
+    """Log-evidence of the chains of a group."""
+    for k in range(evidence.size):
+        power = np.float64(np.float64(state[_POWER + k]).view(np.int64))
+        log_norm = _log(state[_NORM + k]) - _log(p01 + p10)
+        evidence[k] = (power * _LN2_HIGH + log_norm) + power * _LN2_LOW + state[_EXCESS + k]
+
+
+@_inline
+def _finish_counts(counts: Array, state: Array, p01: float, p10: float) -> None:
+    """Expected transition counts `[w, 4]` of the chains of a group."""
+    p00, p11 = 1.0 - p01, 1.0 - p10
+    for k in range(counts.shape[0]):
+        counts[k, 0] = state[_COUNTS + k] * p00 * _SMALL
+        counts[k, 1] = state[_COUNTS + _LANES + k] * p01 * _SMALL
+        counts[k, 2] = state[_COUNTS + 2 * _LANES + k] * p01 * _SMALL
+        counts[k, 3] = state[_COUNTS + 3 * _LANES + k] * (p11 * p01 / p10) * _SMALL
 
 
 @_kernel
 def _solve(
     llr: Array,
     other: Array,
-    share: float,
     message: Array,
     offset: float,
     damping: float,
@@ -306,86 +404,115 @@ def _solve(
     p10: float,
     evidence: Array,
     counts: Array,
+    steps: Array,
+    tiles: Array,
+    state: Array,
+    checkpoints: Array,
 ) -> float:
     """Update the messages of the groups `first .. last` of chains; the largest change if tracked.
 
-    All tensors are flat views of `[outer, length, inner]`; chain `c` is
+    The first three are flat views of `[outer, length, inner]`, `other` may be empty; chain `c` is
     `[c // inner, :, c % inner]`. `evidence [chains]` and `counts [chains, 4]` are filled unless
-    they are empty.
+    they are empty. The last four are a thread's scratch memory, see `_Scratch`.
     """
-    width = llr.size // length if inner == 1 else inner
-    per_outer = (width + _LANES - 1) // _LANES
-    steps = min(length, _STEPS)
-    pieces = (length + steps - 1) // steps
-    pitch = (steps + 7) // 16 * 16 + 8  # an odd number of cache lines: see _STEPS
-    scratch, spare = np.empty((2, steps * _LANES)), np.empty((_LANES, pitch))
-    checkpoints = np.empty((pieces, _LANES))
-    lanes, tallies = np.empty((3, _LANES)), np.empty((4, _LANES))
+    p00, p11 = 1.0 - p01, 1.0 - p10
+    chains = llr.size // length
+    size = _STEPS if length <= _STEPS else _PIECE
+    pieces = (length + size - 1) // size
+    tile, spare = tiles[0], tiles[1]
+    rows, olds = tile.reshape((_TILE, _LANES)), spare.reshape((_TILE, _LANES))
     residual = 0.0
     for group in range(first, last):
-        skip = group % per_outer * _LANES
-        w = min(_LANES, width - skip)
-        chain = group // per_outer * width + skip
-        origin = chain * length if inner == 1 else group // per_outer * length * inner + skip
-        forth, back, total, tally = lanes[0, :w], lanes[1, :w], lanes[2, :w], tallies[:, :w]
-        forth[:], back[:], total[:], tally[:] = 1.0, 1.0, -_log(p01 + p10), 0.0
-        behind = back.copy()
+        chain = group * _LANES
+        w = min(_LANES, chains - chain)
+        _start(tile, state)
         # forwards to the last piece, of which only checkpoints are kept, then backwards
         for visit in range(2 * pieces - 1):
             piece = min(visit, 2 * (pieces - 1) - visit)
-            returns, ends = visit >= pieces - 1, piece == pieces - 1
-            n, at = min(steps, length - piece * steps), origin + piece * steps * inner
-            odds = scratch[0, : n * w].reshape((n, w))
-            past = scratch[1, : n * w].reshape((n, w))
-            excess = returns and evidence.size > 0
-            _load(odds, spare, llr, other, share, at, length, inner, total, excess)
-            if visit < pieces:
-                checkpoints[piece, :w] = forth
-            forth[:] = checkpoints[piece, :w]
-            for t in range(n):
-                _forward(odds[t], past[t], forth, p01, p10)
+            origin = piece * size
+            end = min(origin + size, length)
+            known, returns = visit >= pieces, visit >= pieces - 1
+            if known:
+                state[_PAST : _PAST + _LANES] = checkpoints[piece]
+            else:
+                checkpoints[piece] = state[_PAST : _PAST + _LANES]
+            for start in range(origin, end, _TILE):
+                n, kept = min(_TILE, end - start), start - origin if returns else 0
+                _read(tile, llr, chain, start, n, w, length, inner)
+                if other.size:
+                    _read(spare, other, chain, start, n, w, length, inner)
+                    _add(tile, spare)
+                if known or not evidence.size:
+                    for t in range(n):
+                        _forward(rows[t], steps[kept + t], state, p00, p01, p10, p11)
+                    continue
+                for t in range(n):
+                    # the last normaliser closes the chain; the message behind it goes nowhere
+                    stay = p10 if start + t == length - 1 else p00
+                    step = steps[kept + t]
+                    _forward_with_norm(rows[t], step, state, stay, p01, p10, p11)
+                _carry(state, n)
             if not returns:
                 continue
-            if evidence.size:
-                for t in range(n):
-                    stays = p10 if ends and t == n - 1 else 1.0 - p01
-                    _add_norm(odds[t], past[t], total, stays, p01)
-            if counts.size:
-                _count(odds, past, behind, tally, p01, p10, ends)
-            for s in range(n):
-                _backward(odds[n - 1 - s], back, p01, p10)
-            _log_product(past.reshape(n * w), odds.reshape(n * w), offset)
-            change = _write(message, past, spare, damping, track, at, length, inner)
-            residual = max(residual, change)
+            for back in range((end - origin + _TILE - 1) // _TILE):
+                start = origin + (end - origin - 1) // _TILE * _TILE - back * _TILE
+                n = min(_TILE, end - start)
+                for s in range(n):
+                    t = n - 1 - s
+                    step = steps[start - origin + t]
+                    if counts.size:
+                        _backward_with_counts(rows[t], step, state, offset, p01, p10)
+                        if start + t == length - 1:  # from here no transition leads on
+                            state[_COUNTS : _COUNTS + 4 * _LANES] = 0.0
+                    else:
+                        _backward(rows[t], step, state, offset, p01, p10)
+                if track:
+                    _read(spare, message, chain, start, n, w, length, inner)
+                    for t in range(n):
+                        _mix(rows[t], olds[t], state, damping)
+                _write(message, tile, chain, start, n, w, length, inner)
+        for k in range(w):
+            residual = max(residual, state[_CHANGE + k])
         if evidence.size:
-            evidence[chain : chain + w] = total
+            _finish_evidence(evidence[chain : chain + w], state, p01, p10)
         if counts.size:
-            counts[chain : chain + w] = tally.T
+            _finish_counts(counts[chain : chain + w], state, p01, p10)
     return residual
 
 
 @_inline
-def _add_elements(x: Array, total: Array, prior: float) -> None:
-    """Add `softplus(prior + x)` lane by lane."""
-    for k in range(x.size):
-        y = prior + x[k]
-        total[k] += max(y, 0.0) + _log(1.0 + _exp(max(-abs(y), -700.0)))
+def _softplus_block(
+    llr: Array, row: Array, column: Array, total: Array, product: Array, prior: float
+) -> None:
+    """Add `softplus(prior + llr + row + column)`: the large part, and a product of the rest."""
+    for k in range(llr.size):
+        y = prior + np.float64(llr[k]) + np.float64(row[k]) + np.float64(column[k])
+        total[k] += max(y, 0.0)
+        product[k] *= 1.0 + _exp(max(-abs(y), -700.0))
 
 
 @_kernel
 def _sum_elements(
-    llr: Array, row: Array, column: Array, first: int, last: int, prior: float
-) -> float:
-    """Sum of `ln(1 - d + d exp(llr + row + column))` over elements, `prior = logit(d)`."""
-    total, belief = np.zeros(_LANES), np.zeros(_LANES)
-    for start in range(first, last, _LANES):
-        stop = min(start + _LANES, last)
-        x = belief[: stop - start]
-        _add(x, llr[start:stop], row[start:stop], 1.0)
-        _add(x, x, column[start:stop], 1.0)
-        _add_elements(x, total, prior)
+    llr: Array, row: Array, column: Array, sums: Array, size: int, first: int, last: int,
+    prior: float, state: Array,
+) -> None:  # fmt: skip
+    """Sums of `ln(1 - d + d exp(llr + row + column))`, `prior = logit(d)`, block after block.
+
+    Grids have `size` elements each, in blocks of `_BLOCK` and a rest; `sums` is one per block.
+    """
+    per_grid = (size + _BLOCK - 1) // _BLOCK
     absent = max(prior, 0.0) + _log(1.0 + _exp(max(-abs(prior), -700.0)))
-    return float(total.sum() - (last - first) * absent)
+    total, product = state[:_SUMMED], state[_SUMMED : 2 * _SUMMED]
+    for block in range(first, last):
+        begin = block // per_grid * size + block % per_grid * _BLOCK
+        end = min(begin + _BLOCK, (block // per_grid + 1) * size)
+        total[:], product[:] = 0.0, 1.0
+        for i in range(begin, end, _SUMMED):
+            j = min(i + _SUMMED, end)
+            _softplus_block(llr[i:j], row[i:j], column[i:j], total, product, prior)
+        for k in range(_SUMMED):
+            total[k] += _log(product[k])
+        sums[block] = total.sum() - (end - begin) * absent
 
 
 @_inline
@@ -421,10 +548,10 @@ def _gate(llr: Array, message: Array, gate: Array) -> None:
 
 @_kernel
 def _gate_elements(
-    llr: Array, message: Array, gate: Array, length: int, inner: int, first: int, last: int
-) -> None:
+    llr: Array, message: Array, gate: Array, length: int, inner: int, first: int, last: int,
+    gates: Array,
+) -> None:  # fmt: skip
     """Gate the elements `first .. last`; flat views of `[outer, length, inner]`."""
-    gates = np.empty(_GATED)
     for start in range(first, last, _GATED):
         stop = min(start + _GATED, last)
         part = gates[: stop - start]
@@ -469,18 +596,17 @@ def update_messages(
     chains = others.numel()
     evidence = torch.empty(chains if log_evidence else 0, dtype=torch.float64)
     counts = torch.empty(chains if pairwise else 0, 4, dtype=torch.float64)
-    local, more, target = (_flat(x) for x in (llr, llr if other is None else other, message))
-    share, track = float(other is not None), residual or damping > 0
+    local, target = _flat(llr), _flat(message)
+    more = local[:0] if other is None else _flat(other)
+    track = residual or damping > 0
 
     def solve(first: int, last: int) -> float:
         return _solve(
-            local, more, share, target, offset, damping, track, length, inner, first, last,
-            law.p01, law.p10, evidence.numpy(), counts.numpy(),
+            local, more, target, offset, damping, track, length, inner, first, last,
+            law.p01, law.p10, evidence.numpy(), counts.numpy(), *_scratch().arrays(length),
         )  # fmt: skip
 
-    width, outer = (chains, 1) if inner == 1 else (inner, chains // inner)
-    groups = outer * -(-width // _LANES)
-    changes = _in_threads(solve, groups, llr.numel())
+    changes = _in_threads(solve, -(-chains // _LANES), llr.numel())
     return ChainSummary(
         log_evidence=evidence.view(others) if log_evidence else None,
         transitions=counts.view(*others, 2, 2) if pairwise else None,
@@ -514,7 +640,8 @@ def gate_messages(llr: Tensor, message: Tensor, gate: Tensor, dim: int) -> None:
 
     def solve(first: int, last: int) -> float:
         stop = min(last * _GATED, target.size)
-        _gate_elements(evidence, target, gates, length, inner, first * _GATED, stop)
+        buffer = _scratch().state[:_GATED]
+        _gate_elements(evidence, target, gates, length, inner, first * _GATED, stop, buffer)
         return 0.0
 
     _in_threads(solve, -(-target.size // _GATED), target.size)
@@ -534,9 +661,15 @@ def element_evidence(llr: Tensor, row: Tensor, column: Tensor, prior: float) -> 
     """
     flat = (_flat(llr), _flat(row), _flat(column))
     size = llr[0].numel()
-    # within a grid the sum does not depend on the number of threads
-    sums = [_sum_elements(*flat, i * size, (i + 1) * size, prior) for i in range(len(llr))]
-    return torch.tensor(sums, dtype=torch.float64)
+    # blocks of a fixed size: the sums do not depend on the number of threads
+    sums = np.empty(len(llr) * -(-size // _BLOCK))
+
+    def add(first: int, last: int) -> float:
+        _sum_elements(*flat, sums, size, first, last, prior, _scratch().state)
+        return 0.0
+
+    _in_threads(add, sums.size, llr.numel())
+    return torch.from_numpy(sums.reshape(len(llr), -1).sum(1))
 
 
 def _flat(tensor: Tensor) -> Array:
@@ -544,12 +677,66 @@ def _flat(tensor: Tensor) -> Array:
     return array
 
 
+class _Scratch(threading.local):
+    """Scratch memory of a thread, kept from call to call: fresh memory costs a fault per page.
+
+    Attributes:
+        steps: `[_STEPS, 2 _LANES]`, odds of the evidence and messages from the past.
+        tiles: `[2, _TILE _LANES]`, evidence or new messages of a tile, and what they are mixed
+            with.
+        state: Running values, `_LANES` each: see `_PAST` and those after it.
+        checkpoints: `[pieces, _LANES]`, messages from the past at the start of every piece.
+    """
+
+    def __init__(self) -> None:
+        self.steps = np.empty((_STEPS, 2 * _LANES))
+        self.tiles = np.empty((2, _TILE * _LANES))
+        self.state = np.empty(_STATE)
+        self.checkpoints = np.empty((1, _LANES))
+
+    def arrays(self, length: int) -> tuple[Array, Array, Array, Array]:
+        """All of it, for chains of some length."""
+        pieces = -(-length // _PIECE)
+        if len(self.checkpoints) < pieces:
+            self.checkpoints = np.empty((pieces, _LANES))
+        return self.steps, self.tiles, self.state[: _CHANGE + _LANES], self.checkpoints
+
+
+@functools.cache
+def _scratch() -> _Scratch:
+    return _Scratch()
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor:
+    """The threads beside the calling one; they start when there is no idle one, and stay."""
+    if hasattr(os, "register_at_fork"):  # a forked process has none of them
+        os.register_at_fork(after_in_child=_helpers.cache_clear)
+    return ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="pyro_turbovbi")
+
+
 def _in_threads(task: Callable[[int, int], float], count: int, size: int) -> list[float]:
-    """Run `task(first, last)` over ranges of `count` groups, in as many threads as torch uses."""
+    """Run `task(first, last)` over ranges of `count` groups, in as many threads as torch uses.
+
+    The calling thread is one of them. Whoever is free takes the next range, so that a thread on a
+    busy core does not hold up the others; one that has not begun when all is done is not awaited.
+    """
     threads = max(1, min(torch.get_num_threads(), count, size // _ELEMENTS_PER_THREAD))
     if threads == 1:
         return [task(0, count)]
     parts = min(_PARTS_PER_THREAD * threads, count)
-    bounds = [count * i // parts for i in range(parts + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(task, bounds[:-1], bounds[1:]))
+    ranges = iter([(count * i // parts, count * (i + 1) // parts) for i in range(parts)])
+
+    def work() -> list[float]:
+        return [task(*bounds) for bounds in ranges]
+
+    helpers: list[Future[list[float]]] = []
+    # without helpers, as at the exit of the interpreter, the calling thread does it all
+    with contextlib.suppress(RuntimeError):
+        for _ in range(threads - 1):
+            helpers.append(_helpers().submit(work))
+    results = work()
+    for helper in helpers:
+        if not helper.cancel():
+            results += helper.result()
+    return results

@@ -2,23 +2,38 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from pyro_turbovbi import supports
 from pyro_turbovbi.distributions import (
+    BlockSupport,
+    GatedMarkovSupport,
     IndependentSupport,
     MarkovChainSupport,
     MarkovGridSupport,
 )
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 
-SPECS = [supports.Independent(), supports.Chain(), supports.Grid()]
+SPECS = [
+    supports.Independent(),
+    supports.Chain(),
+    supports.Grid(),
+    supports.Gated(),
+    supports.Blocks(),
+]
 
 
 def test_each_makes_its_distribution() -> None:
-    kinds = [IndependentSupport, MarkovChainSupport, MarkovGridSupport]
+    kinds = [
+        IndependentSupport,
+        MarkovChainSupport,
+        MarkovGridSupport,
+        GatedMarkovSupport,
+        BlockSupport,
+    ]
     for spec, kind in zip(SPECS, kinds, strict=True):
         made = spec.distribution(torch.Size([6, 7]))
         assert type(made) is kind
@@ -119,3 +134,50 @@ def test_says_why_a_shape_does_not_fit() -> None:
         supports.Chain(dim=3).distribution((5, 4))
     with pytest.raises(ShapeError, match="at least one dim"):
         supports.Chain().distribution(())
+
+
+def test_gated_takes_a_law_for_gates_and_one_for_weights() -> None:
+    spec = supports.Gated(gate=(0.2, 4), within=[0.5, 2.0], gate_dim=1, dim=0)
+    assert (spec.gate, spec.within) == ((0.2, 4.0), (0.5, 2.0))
+    made = spec.distribution((3, 4))
+    gate, within = made.laws
+    assert gate == pytest.approx((0.0625, 0.25))
+    assert within == pytest.approx((0.5, 0.5))
+    assert float(made.density) == pytest.approx(0.1)
+    assert (made.gate_dim, made.dim) == (1, 0)
+
+
+def test_blocks_take_any_support() -> None:
+    spec = supports.Blocks(size=[2, 3], support=supports.Gated())
+    assert spec == supports.Blocks((2, 3), supports.Gated())
+    made = spec.distribution((5, 7))
+    assert made.blocks.event_shape == (3, 3)
+    assert isinstance(made.blocks, GatedMarkovSupport)
+
+
+def test_grid_runs_over_chosen_dims() -> None:
+    assert supports.Grid(dims=[0, 1]) == supports.Grid(dims=(0, 1))
+    assert supports.Grid(dims=(0, 1)).distribution((4, 5, 3, 3)).dims == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: supports.Gated(gate=(0.5, 0.5)), "mean run of gate"),
+        (lambda: supports.Gated(within=(1.5, 3.0)), "density of within"),
+        (lambda: supports.Gated(within=(0.5, 3.0, 1.0)), "within is not understood.*pair"),
+        (lambda: supports.Gated(gate_dim=0.5), "gate_dim"),
+        (lambda: supports.Gated(dim=True), "dim is no dim"),
+        (lambda: supports.Chain(dim=0.5), "dim is no dim"),
+        (lambda: supports.Blocks(size=(4, 0)), "size.*integers >= 1"),
+        (lambda: supports.Blocks(size=(4, 4, 4)), "size"),
+        (lambda: supports.Blocks(support=0.05), "support prior.*supports.Chain"),
+        (lambda: supports.Grid(dims=(0, 1, 2)), "dims of a grid"),
+        (lambda: supports.Gated().distribution((5,)), "two different dims"),
+        (lambda: supports.Blocks().distribution((5,)), "rows and columns"),
+    ],
+)
+@pytest.mark.usefixtures("no_type_checks")
+def test_refuses_bad_gates_and_blocks(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

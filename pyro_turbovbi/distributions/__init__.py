@@ -1,11 +1,15 @@
 """Support distributions: genuine Pyro distributions over tensors of zeros and ones."""
 
+from pyro_turbovbi.distributions.block import BlockSupport
+from pyro_turbovbi.distributions.gated_markov import GatedMarkovSupport
 from pyro_turbovbi.distributions.independent import IndependentSupport
 from pyro_turbovbi.distributions.markov_chain import MarkovChainSupport
 from pyro_turbovbi.distributions.markov_grid import MarkovGridSupport
 from pyro_turbovbi.distributions.support import SupportDistribution, SupportPosterior
 
 __all__ = [
+    "BlockSupport",
+    "GatedMarkovSupport",
     "IndependentSupport",
     "MarkovChainSupport",
     "MarkovGridSupport",

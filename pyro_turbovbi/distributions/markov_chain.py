@@ -19,7 +19,7 @@ from pyro_turbovbi.distributions.support import (
     probability,
 )
 from pyro_turbovbi.errors import ShapeError
-from pyro_turbovbi.kernels import ChainLaw, ChainPosterior, chain_posterior
+from pyro_turbovbi.kernels import ChainLaw, chain_posterior
 from pyro_turbovbi.kernels.baum_welch import maximise_chain_law
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_chains
 
@@ -113,7 +113,7 @@ class MarkovChainSupport(SupportDistribution):
             dim=self._axis,
             pairwise=wanted.pairwise,
             log_evidence=wanted.log_evidence,
-            out=ChainPosterior(local, wanted.extrinsic.view(local.shape), None, None),
+            out=wanted.extrinsic.view(local.shape),
         )
         counts, evidence = solved.transitions, solved.log_evidence
         return Solution(

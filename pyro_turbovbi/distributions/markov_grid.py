@@ -19,7 +19,7 @@ from pyro_turbovbi.distributions.support import (
     probability,
 )
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.kernels import ChainLaw, GridPosterior, GridTransitions, grid_posterior
+from pyro_turbovbi.kernels import ChainLaw, GridTransitions, grid_posterior
 from pyro_turbovbi.kernels.baum_welch import bounded, maximise_run
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_grids
 
@@ -40,8 +40,7 @@ class MarkovGridSupport(SupportDistribution):
     average, and dense where it is zero on average; a chain has no such threshold.
 
     Args:
-        event_shape: Shape of the support tensor, at least two dims; more are viewed as (out,
-            everything else).
+        event_shape: Shape of the support tensor, at least two dims.
         density: Stationary probability of an active element, a number or a scalar tensor in (0, 1].
         mean_run: Mean run lengths of the chain laws along rows and along columns, numbers or scalar
             tensors; `1 / (1 - density)` means no coupling.
@@ -49,6 +48,9 @@ class MarkovGridSupport(SupportDistribution):
         damping: Weight of the previous column message in each update, in [0, 1).
         tolerance: Stop when no message changes by more than this many nats in a sweep; 0 runs all
             sweeps.
+        dims: The dims of the tensor along which columns and rows run; elements that differ in
+            further dims belong to independent grids. None is the matrix view (out, everything
+            else).
         gibbs_sweeps: Updates of every element when sampling (checkerboard Gibbs from independent
             rows; exact in the limit, and exact at once without coupling).
         validate_args: Whether `log_prob` checks its argument; None is torch's default.
@@ -56,7 +58,7 @@ class MarkovGridSupport(SupportDistribution):
     Raises:
         InvalidArgumentError: If `density` or a transition probability is no probability above 0, or
             the message schedule is out of range.
-        ShapeError: If the support has fewer than two dims or no elements.
+        ShapeError: If the support has fewer than two dims, no such dims or no elements.
     """
 
     arg_constraints = {  # noqa: RUF012
@@ -74,6 +76,7 @@ class MarkovGridSupport(SupportDistribution):
         sweeps: int = 2,
         damping: float = 0.0,
         tolerance: float = 0.0,
+        dims: tuple[int, int] | None = None,
         gibbs_sweeps: int = 50,
         validate_args: bool | None = None,
     ) -> None:
@@ -93,7 +96,8 @@ class MarkovGridSupport(SupportDistribution):
         self._density = probability(density, "density")
         self.row_run, self.column_run = (torch.as_tensor(m, dtype=torch.float64) for m in mean_run)
         self.sweeps, self.damping, self.tolerance = sweeps, damping, tolerance
-        self.gibbs_sweeps = gibbs_sweeps
+        self.dims, self.gibbs_sweeps = dims, gibbs_sweeps
+        self._view, self._axes = _axes(shape, dims)
         self._transitions()
         super().__init__(shape, validate_args=validate_args)
 
@@ -141,6 +145,7 @@ class MarkovGridSupport(SupportDistribution):
             sweeps=self.sweeps,
             damping=self.damping,
             tolerance=self.tolerance,
+            dims=self.dims,
             gibbs_sweeps=self.gibbs_sweeps,
             validate_args=self._validate_args,
         )
@@ -158,38 +163,63 @@ class MarkovGridSupport(SupportDistribution):
 
     def _solve(self, llr: Tensor, wanted: Request) -> Solution:
         batch = llr.shape[: llr.dim() - len(self.event_shape)]
-        local = llr.reshape(*batch, *matrix_shape(self.event_shape))
+        local = llr.reshape(*batch, *self._view)
         messages = (
             torch.empty_like(wanted.extrinsic) if wanted.messages is None else wanted.messages
         )
-        results = (wanted.extrinsic.view(local.shape), None, None, messages.view(local.shape))
         row, column = self.laws
         solved = grid_posterior(
             local,
             row,
             column,
+            dims=self._axes,
+            event_dims=len(self._view),
             sweeps=self.sweeps,
             damping=self.damping,
             tolerance=self.tolerance,
             start=None if wanted.start is None else wanted.start.reshape(local.shape),
             pairwise=wanted.pairwise,
             log_evidence=wanted.log_evidence,
-            out=GridPosterior(local, *results, residual=0.0, sweeps=0),
+            out=(wanted.extrinsic.view(local.shape), messages.view(local.shape)),
         )
         return Solution(solved.transitions, solved.log_evidence, messages)
 
     def _draw(self, count: int) -> Tensor:
         row, column = self.laws
-        rows, columns = matrix_shape(self.event_shape)
-        return sample_grids(
-            count, rows, columns, row, column, sweeps=self.gibbs_sweeps, device=self._density.device
+        rows, columns = (self._view[axis] for axis in self._axes)
+        others = [n for i, n in enumerate(self._view, -len(self._view)) if i not in self._axes]
+        grids = sample_grids(
+            count * torch.Size(others).numel(),
+            rows,
+            columns,
+            row,
+            column,
+            sweeps=self.gibbs_sweeps,
+            device=self._density.device,
         )
+        return grids.view(count, *others, rows, columns).movedim((-2, -1), self._axes)
 
     def _total_log_prob(self, value: Tensor) -> Tensor:
-        states = value.reshape(-1, *matrix_shape(self.event_shape))
+        states = value.reshape(-1, *self._view)
         (row01, row10), (column01, column10) = self._transitions()
-        rows = chain_log_prob(states, row01, row10, dim=-1).sum(-1)
-        columns = chain_log_prob(states, column01, column10, dim=-2).sum(-1)
-        ones = states.double().sum((1, 2))
+        down, across = self._axes
+        rows = chain_log_prob(states, row01, row10, dim=across).flatten(1).sum(1)
+        columns = chain_log_prob(states, column01, column10, dim=down).flatten(1).sum(1)
+        ones = states.double().flatten(1).sum(1)
         zeros = self.event_shape.numel() - ones
         return rows + columns - ones * self._density.log() - zeros * torch.log1p(-self._density)
+
+
+def _axes(shape: torch.Size, dims: tuple[int, int] | None) -> tuple[torch.Size, tuple[int, int]]:
+    """The view of a support, and the axes of columns and rows counted from its end."""
+    if dims is None:
+        return matrix_shape(shape), (-2, -1)
+    rank = len(shape)
+    down, across = (dim % rank if -rank <= dim < rank else None for dim in dims)
+    if down is None or across is None or down == across:
+        raise ShapeError(
+            "columns and rows run along no such dims",
+            given=f"dims {dims} of a support of shape {tuple(shape)}",
+            accepted="None or two different dims of the support",
+        )
+    return shape, (down - rank, across - rank)

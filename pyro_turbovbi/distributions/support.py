@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.kernels import GridTransitions, check_finite
+from pyro_turbovbi.kernels import GatedTransitions, GridTransitions, check_finite
 from pyro_turbovbi.kernels.backends import buffers
 
 DistributionT = TypeVar("DistributionT", bound="SupportDistribution")
+
+Transitions = Tensor | GridTransitions | GatedTransitions
 
 _LOWEST = 1e-30
 _HIGHEST = 1.0 - 1e-12
@@ -31,19 +33,22 @@ class SupportPosterior(NamedTuple):
         probs: `[*batch, *event]`, `sigmoid(log_odds)`.
         extrinsic: `[*batch, *event]`, `log_odds - llr`, computed without that subtraction.
         pairwise: Expected transition counts: `[*batch, 2, 2]` for chains, `GridTransitions` for
-            grids, None where the prior has no pairs or they were not asked for.
+            grids, `GatedTransitions` for gated chains, None where the prior has no pairs or they
+            were not asked for.
         log_evidence: `[*batch]`, `ln sum_s p(s) exp(sum_n llr_n s_n)` in nats, or None when not
             asked for.
-        messages: `[*batch, *event]`, what a warm start needs (`start=`), None for priors that are
-            solved exactly.
+        messages: What a warm start needs (`start=`), None for priors that are solved exactly.
+        gate_log_odds: `[*batch, gates]`, posterior log-odds of an open gate, None for priors
+            without gates.
     """
 
     log_odds: Float[Tensor, "*shape"]
     probs: Float[Tensor, "*shape"]
     extrinsic: Float[Tensor, "*shape"]
-    pairwise: Float[Tensor, "*batch 2 2"] | GridTransitions | None
+    pairwise: Transitions | None
     log_evidence: Float[Tensor, "*batch"] | None
-    messages: Float[Tensor, "*shape"] | None
+    messages: Tensor | None = None
+    gate_log_odds: Float[Tensor, "*batch gates"] | None = None
 
 
 class Request(NamedTuple):
@@ -67,9 +72,10 @@ class Request(NamedTuple):
 class Solution(NamedTuple):
     """What a support prior found beside the extrinsic log-odds: see `SupportPosterior`."""
 
-    pairwise: Tensor | GridTransitions | None = None
+    pairwise: Transitions | None = None
     log_evidence: Tensor | None = None
     messages: Tensor | None = None
+    gate_log_odds: Tensor | None = None
 
 
 class SupportDistribution(TorchDistribution):
@@ -116,7 +122,7 @@ class SupportDistribution(TorchDistribution):
         self,
         llr: Float[Tensor, "*shape"],
         *,
-        start: Float[Tensor, "*shape"] | None = None,
+        start: Tensor | None = None,
         pairwise: bool = True,
         log_evidence: bool = True,
         out: SupportPosterior | None = None,

@@ -59,7 +59,7 @@ def chain_posterior(
     dim: int = -1,
     pairwise: bool = False,
     log_evidence: bool = False,
-    out: ChainPosterior | None = None,
+    out: Float[Tensor, "*shape"] | None = None,
     backend: BackendName = "auto",
 ) -> ChainPosterior:
     """Exact posterior of independent stationary chains along one dim by forward-backward.
@@ -71,8 +71,8 @@ def chain_posterior(
         dim: The dim along which the chains run; all other dims are independent chains.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute `ln sum_s p(s) exp(sum_n llr_n s_n)` per chain.
-        out: An earlier posterior of this shape and dtype; its `extrinsic` is overwritten and
-            handed back, so that nothing large is allocated.
+        out: A contiguous tensor of the shape and dtype of `llr` that becomes `extrinsic`, so that
+            nothing large is allocated.
         backend: What computes it, see `backends`.
 
     Returns:
@@ -83,7 +83,7 @@ def chain_posterior(
         ShapeError: If `llr` has no elements or no such dim, or `out` does not fit.
     """
     _check_dim(llr, dim)
-    (extrinsic,) = buffers(llr, (out.extrinsic if out else None,))
+    (extrinsic,) = buffers(llr, (out,))
     check_finite(llr)
     solver = backend_for(llr, backend)
     message = solver.workspace(extrinsic)

@@ -30,13 +30,18 @@ class GatedTransitions(NamedTuple):
     """Expected transition counts of gated chains.
 
     Attributes:
-        gate: `[..., 2, 2]`, counts of adjacent gates `z = i` then `z = j`.
-        within: `[..., 2, 2]`, counts of adjacent elements `s = i` then `s = j` of lines with an
+        gate: `[*batch, 2, 2]`, counts of adjacent gates `z = i` then `z = j`.
+        gate_start: `[*batch, 2]`, probabilities that the first gate is closed and that it is open.
+        within: `[*batch, 2, 2]`, counts of adjacent elements `s = i` then `s = j` of lines with an
             open gate, summed over the lines.
+        within_start: `[*batch, 2]`, expected numbers of lines with an open gate that start with a
+            zero and with a one.
     """
 
     gate: Float[Tensor, "*batch 2 2"]
+    gate_start: Float[Tensor, "*batch 2"]
     within: Float[Tensor, "*batch 2 2"]
+    within_start: Float[Tensor, "*batch 2"]
 
 
 class GatedPosterior(NamedTuple):
@@ -74,7 +79,7 @@ def gated_posterior(
     event_dims: int = 2,
     pairwise: bool = False,
     log_evidence: bool = False,
-    out: GatedPosterior | None = None,
+    out: Float[Tensor, "*shape"] | None = None,
     backend: BackendName = "auto",
 ) -> GatedPosterior:
     """Exact posterior of a chain of gates, each in front of chains of elements.
@@ -90,8 +95,8 @@ def gated_posterior(
             independent problems.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute the log-evidence.
-        out: An earlier posterior of this shape and dtype; its `extrinsic` is overwritten and handed
-            back, so that nothing large is allocated.
+        out: A contiguous tensor of the shape and dtype of `llr` that becomes `extrinsic`, so that
+            nothing large is allocated.
         backend: What computes it, see `backends`.
 
     Returns:
@@ -103,7 +108,7 @@ def gated_posterior(
         ShapeError: If `llr` has too few dims or no elements, or `out` does not fit.
     """
     _check(llr, gate_dim, dim, event_dims)
-    (extrinsic,) = buffers(llr, (out.extrinsic if out else None,))
+    (extrinsic,) = buffers(llr, (out,))
     check_finite(llr)
     solver = backend_for(llr, backend)
     local, message = llr.detach().contiguous(), solver.workspace(extrinsic)
@@ -126,25 +131,37 @@ def gated_posterior(
     spread = log_odds.view(*log_odds.shape, *(1,) * (event_dims - 2)).expand(by_gate.shape)
     of_lines = spread.movedim(there, here).contiguous()
     solver.gate_messages(local, message, of_lines, dim)
-    evidence = gates.log_evidence
+    first = local.select(dim, 0).double() + message.select(dim, 0)
+    evidence, counts = gates.log_evidence, None
+    if pairwise:
+        counts = _transitions(gates, lines, of_lines.sigmoid(), first.sigmoid(), there)
     return GatedPosterior(
         llr=llr.detach(),
         extrinsic=extrinsic if message is extrinsic else extrinsic.copy_(message),
         gate_log_odds=log_odds,
         log_evidence=None if evidence is None else evidence.to(llr.dtype),
-        transitions=_transitions(gates, lines, of_lines, there, llr.dtype) if pairwise else None,
+        transitions=counts and GatedTransitions(*(part.to(llr.dtype) for part in counts)),
     )
 
 
 def _transitions(
-    gates: ChainPosterior, lines: ChainSummary, of_lines: Tensor, batch: int, dtype: torch.dtype
+    gates: ChainPosterior, lines: ChainSummary, opened: Tensor, first: Tensor, batch: int
 ) -> GatedTransitions:
-    """Counts of the gates, and of the lines weighted by how likely their gates are open."""
+    """Counts of the gates, and of the lines weighted by how likely their gates are open.
+
+    `opened` and `first` are the probabilities of an open gate and of an active first element, per
+    line; `batch` is the number of batch dims.
+    """
     assert gates.transitions is not None
     assert lines.transitions is not None
-    within = of_lines.sigmoid()[..., None, None] * lines.transitions
+    gate = gates.log_odds.select(-1, 0).sigmoid()
+    within = opened[..., None, None] * lines.transitions
+    ones = torch.stack([opened - first, first], -1)
     return GatedTransitions(
-        gates.transitions.to(dtype), within.flatten(batch, -3).sum(batch).to(dtype)
+        gate=gates.transitions,
+        gate_start=torch.stack([1.0 - gate, gate], -1),
+        within=within.flatten(batch, -3).sum(batch),
+        within_start=ones.flatten(batch, -2).sum(batch),
     )
 
 

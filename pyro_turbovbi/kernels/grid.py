@@ -93,7 +93,7 @@ def grid_posterior(
     start: Float[Tensor, "*shape"] | None = None,
     pairwise: bool = False,
     log_evidence: bool = False,
-    out: GridPosterior | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
     backend: BackendName = "auto",
 ) -> GridPosterior:
     """Posterior of a grid by alternating row and column passes that exchange extrinsic messages.
@@ -113,9 +113,8 @@ def grid_posterior(
         start: `messages` of an earlier posterior; None starts from zero.
         pairwise: Whether to compute expected transition counts.
         log_evidence: Whether to compute the Bethe log-evidence.
-        out: An earlier posterior of this shape and dtype; its `extrinsic` and `messages` are
-            overwritten and handed back, so that nothing large is allocated. `start` may be its
-            messages.
+        out: Two contiguous tensors of the shape and dtype of `llr` that become `extrinsic` and
+            `messages`, so that nothing large is allocated. The second may be `start`.
         backend: What computes it, see `backends`.
 
     Returns:
@@ -129,7 +128,7 @@ def grid_posterior(
     """
     _check_dims(llr, dims, event_dims)
     _check(llr, row, column, sweeps, damping, start)
-    extrinsic, messages = buffers(llr, (out.extrinsic, out.messages) if out else (None, None))
+    extrinsic, messages = buffers(llr, out or (None, None))
     solver = backend_for(llr, backend)
     local, batch = llr.detach().contiguous(), llr.shape[: llr.dim() - event_dims]
     # the rows' message is needed within a sweep only: it lives where the result will be

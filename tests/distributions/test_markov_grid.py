@@ -121,3 +121,22 @@ def test_refuses_vectors_schedules_and_missing_counts() -> None:
     grid = MarkovGridSupport((3, 4), 0.3, (2.0, 2.0))
     with pytest.raises(InvalidArgumentError, match="pairwise=True"):
         grid.maximise(grid.posterior(torch.zeros(3, 4), pairwise=False))
+
+
+def test_explicit_dims_make_independent_grids() -> None:
+    shape, laws = (3, 4, 2, 2), (2.0, 1.6)
+    prior = MarkovGridSupport(shape, 0.3, laws, dims=(0, 1))
+    alone = MarkovGridSupport((3, 4), 0.3, laws)
+    llr = random_llr(5, *shape)
+    post, batch = prior.posterior(llr), alone.posterior(llr.permute(0, 3, 4, 1, 2))
+    torch.testing.assert_close(post.log_odds.permute(0, 3, 4, 1, 2), batch.log_odds, **EXACT)
+    torch.testing.assert_close(post.log_evidence, batch.log_evidence.sum((1, 2)), **EXACT)
+    torch.testing.assert_close(post.pairwise.row, batch.pairwise.row.sum((1, 2)), **EXACT)
+    draws = prior.sample((6,)).double()
+    assert draws.shape == (6, *shape)
+    each = alone.log_prob(draws.permute(0, 3, 4, 1, 2))
+    torch.testing.assert_close(prior.log_prob(draws), each.sum((1, 2)), **EXACT)
+    assert prior.maximise(post).dims == (0, 1)
+    for dims in ((0, 0), (0, 4), (1, -3)):
+        with pytest.raises(ShapeError, match="two different dims"):
+            MarkovGridSupport(shape, 0.3, laws, dims=dims)

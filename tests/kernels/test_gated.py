@@ -165,7 +165,7 @@ def test_single_precision_is_close_to_double_and_stays_finite(
 def test_writes_where_it_is_told(backend: str) -> None:
     llr = random_llr(5, 6).float()
     old = gated_posterior(torch.zeros_like(llr), GATE, WITHIN)
-    new = gated_posterior(llr, GATE, WITHIN, out=old, backend=backend)
+    new = gated_posterior(llr, GATE, WITHIN, out=old.extrinsic, backend=backend)
     assert new.extrinsic is old.extrinsic
     fresh = gated_posterior(llr, GATE, WITHIN, backend=backend)
     torch.testing.assert_close(new.extrinsic, fresh.extrinsic)
@@ -186,4 +186,4 @@ def test_refuses_bad_input() -> None:
     with pytest.raises(NumericalError, match="not all finite"):
         gated_posterior(llr * math.nan, GATE, WITHIN)
     with pytest.raises(ShapeError, match="overwritten"):
-        gated_posterior(llr, GATE, WITHIN, out=gated_posterior(llr.double(), GATE, WITHIN))
+        gated_posterior(llr, GATE, WITHIN, out=llr.double())

@@ -2,10 +2,12 @@
 
     python benchmarks/message_passing.py                 all shapes -> JSON, table
     python benchmarks/message_passing.py --small         the 300 x 784 rows only
+    python benchmarks/message_passing.py --device cuda   on a GPU, without peers -> JSON of its own
     python benchmarks/message_passing.py --out FILE      where the JSON goes
 
 Chains run along rows or along columns; a "full posterior" is messages, expected transition counts
-and log-evidence; a grid sweep is a row pass and a column pass. Every figure is the least of several
+and log-evidence; gated rows are chains behind a chain of gates; a grid sweep is a row pass and a
+column pass. Every figure is the least of several
 runs, in single precision, with results written in place. Speed / plain copy's is the time of
 copying the log-likelihood ratios over it: 1 would be the speed of memory. Speed up is over one
 thread in the same run. Cold: the first four sweeps of a fresh process that has compiled the code
@@ -34,18 +36,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_turbovbi.kernels import ChainLaw, chain_posterior, grid_posterior
+from pyro_turbovbi.kernels import ChainLaw, chain_posterior, gated_posterior, grid_posterior
+from pyro_turbovbi.kernels.backends import backend_names
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "message_passing.json"
+GPU_RESULTS = RESULTS.with_stem("message_passing_gpu")
 SHAPES = ((300, 784), (512, 4608), (64, 100_000), (4096, 4096))
 LAW = ChainLaw.stationary(0.05, 5.0)
 SECONDS = 1.0  # per figure
 PORTABLE_LIMIT = 1_000_000
+GPU_SHAPE = (10_000, 10_000)
 #: Of `benchmarks/peers/message_passing.py`, which needs none of them to be installed.
 PEERS = ("dynamax", "hmmlearn", "pyro", "pomegranate", "pgmax")
 COLD_SHAPE, COLD_SWEEPS = (4096, 4096), 4
 Row = dict[str, Any]
+
+
+def wait() -> None:
+    """Until a GPU, if there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def best(task: Callable[[], object], size: int) -> float:
@@ -53,8 +64,10 @@ def best(task: Callable[[], object], size: int) -> float:
     task()
     times: list[float] = []
     while len(times) < 3 or sum(times) < SECONDS:
+        wait()
         start = time.perf_counter()
         task()
+        wait()
         times.append(time.perf_counter() - start)
     return min(times) / size * 1e9
 
@@ -74,17 +87,24 @@ def tasks(llr: Tensor, backend: Any) -> Iterable[tuple[str, Callable[[], object]
     yield "column chains", chain(-2), llr.numel()
     yield "row chains, full posterior", chain(-1, **everything), llr.numel()
     yield "column chains, full posterior", chain(-2, **everything), llr.numel()
+    yield (
+        "gated rows",
+        lambda: gated_posterior(llr, LAW, LAW, out=extrinsic, backend=backend),
+        llr.numel(),
+    )
     yield "grid, a sweep", sweeps, 4 * llr.numel()
 
 
-def ours(shape: tuple[int, int]) -> list[Row]:
-    """Rows of both back ends for one shape and the present number of threads."""
-    llr = 3 * torch.randn(shape)
+def ours(shape: tuple[int, int], device: str = "cpu") -> list[Row]:
+    """Rows of all back ends for one shape and the present number of threads."""
+    llr = 3 * torch.randn(shape, device=device)
     target = torch.empty_like(llr)
     copy = best(lambda: target.copy_(llr), llr.numel())
     rows = []
-    for backend in ("compiled", "torch"):
-        if backend == "torch" and llr.numel() > PORTABLE_LIMIT:
+    for backend in backend_names(llr):
+        if backend in ("scan", "torch") and llr.numel() > PORTABLE_LIMIT and device == "cpu":
+            continue
+        if backend == "torch" and device != "cpu":  # a launch for every element of a chain
             continue
         for name, task, size in tasks(llr, backend):
             cost = best(task, size)
@@ -171,7 +191,8 @@ def main() -> None:
     """Measure with one thread and with all, print the rows, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="300 x 784 only")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--cold", type=int, metavar="THREADS", help="print the cold grid's row")
     arguments = parser.parse_args()
     if arguments.cold:
@@ -180,6 +201,12 @@ def main() -> None:
         return
     shapes, available = SHAPES[:1] if arguments.small else SHAPES, torch.get_num_threads()
     rows: list[Row] = []
+    if arguments.device != "cpu":
+        gpu_shapes = shapes if arguments.small else (*shapes, GPU_SHAPE)
+        rows = [row for shape in gpu_shapes for row in ours(shape, arguments.device)]
+        print_rows(rows)
+        write(rows, torch.cuda.get_device_name(), arguments.out or GPU_RESULTS)
+        return
     for threads in sorted({1, available}):
         torch.set_num_threads(threads)
         found = [row for shape in shapes for row in ours(shape)]
@@ -189,15 +216,21 @@ def main() -> None:
         rows += found
         add_speed_up(rows)
         print_rows(found)
+    device = f"{platform.machine()} CPU, {available} threads available"
+    write(rows, device, arguments.out or RESULTS)
+
+
+def write(rows: list[Row], device: str, path: Path) -> None:
+    """Write the results file."""
     result = {
         "case": "Message passing, time per variable",
         "protocol": " ".join(__doc__.split("\n\n")[-1].split()),
-        "device": f"{platform.machine()} CPU, {available} threads available",
+        "device": device,
         "readme": False,
         "rows": rows,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

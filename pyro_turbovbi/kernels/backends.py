@@ -85,6 +85,19 @@ def backend_for(llr: Tensor, name: BackendName = "auto") -> Backend:
     return _load(name)
 
 
+def backend_names(llr: Tensor) -> list[BackendName]:
+    """The names of all back ends that can run for a tensor.
+
+    Args:
+        llr: Log-likelihood ratios: device and dtype count.
+
+    Returns:
+        Names that `backend_for` takes, the fastest first on large tensors.
+    """
+    names: tuple[BackendName, ...] = ("compiled", "triton", "scan", "torch")
+    return [name for name in names if _unmet(name, llr) is None]
+
+
 def buffers(llr: Tensor, given: Sequence[Tensor | None]) -> list[Tensor]:
     """Tensors to write results of the shape and dtype of `llr` into: those given, or new ones.
 
@@ -127,9 +140,9 @@ def triton_available() -> bool:
 
 
 def _fastest(llr: Tensor) -> str:
-    for name in ("compiled", "triton"):
-        if _unmet(name, llr) is None:
-            return name
+    first = backend_names(llr)[0]
+    if first in ("compiled", "triton"):
+        return first
     if llr.device.type != "cpu":
         return "scan"
     if llr.dtype in _NATIVE and llr.numel() >= _LARGE:

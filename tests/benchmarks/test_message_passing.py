@@ -35,9 +35,9 @@ def test_it_writes_one_row_per_task_back_end_and_number_of_threads(
         torch.set_num_threads(threads)
     result = json.loads(out.read_text())
     assert {"case", "protocol", "device", "rows"} <= set(result)
-    assert len(result["rows"]) == 2 * 2 * 5
+    assert len(result["rows"]) == 2 * 3 * 6
     full = [row["method"] for row in result["rows"] if "full posterior" in row["method"]]
-    assert len(full) == 2 * 2 * 2
+    assert len(full) == 2 * 3 * 2
     assert all(("speed_up" in row) == (row["threads"] == 2) for row in result["rows"])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -166,12 +166,6 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, ChainLaw, ChainLaw]:
     return view(llr.to(draw(st.sampled_from(DEVICES)), dtype)), laws[0], laws[1]
 
 
-def backends_for(llr: torch.Tensor) -> list[backends.BackendName]:
-    """The names of all back ends that can run beside the reference."""
-    names: list[backends.BackendName] = ["compiled"]
-    return [name for name in names if backends._unmet(name, llr) is None]
-
-
 def assert_same(ours: Any, theirs: Any, dtype: torch.dtype) -> None:
     """Compare all tensors of two posteriors: rounding only, in the precision of the storage."""
     tolerance = (
@@ -184,6 +178,7 @@ def assert_same(ours: Any, theirs: Any, dtype: torch.dtype) -> None:
             torch.testing.assert_close(a.double(), b.double(), **tolerance)
 
 
+@settings(max_examples=50)
 @given(problems(), st.sampled_from([-1, -2]))
 def test_all_back_ends_agree_on_chains(
     problem: tuple[torch.Tensor, ChainLaw, ChainLaw], dim: int
@@ -191,12 +186,13 @@ def test_all_back_ends_agree_on_chains(
     llr, law, _ = problem
     everything = {"pairwise": True, "log_evidence": True, "dim": dim}
     expected = chain_posterior(llr.double(), law, backend="torch", **everything)
-    for name in backends_for(llr):
+    for name in backends.backend_names(llr):
         ours = chain_posterior(llr, law, backend=name, **everything)
         assert ours.extrinsic.dtype == llr.dtype
         assert_same(ours, expected, llr.dtype)
 
 
+@settings(max_examples=50)
 @given(problems(), st.sampled_from([0.0, 0.3]))
 def test_all_back_ends_agree_on_grids(
     problem: tuple[torch.Tensor, ChainLaw, ChainLaw], damping: float
@@ -204,7 +200,7 @@ def test_all_back_ends_agree_on_grids(
     llr, row, column = problem
     options = {"sweeps": 2, "damping": damping, "pairwise": True, "log_evidence": True}
     expected = grid_posterior(llr.double(), row, column, backend="torch", **options)
-    for name in backends_for(llr):
+    for name in backends.backend_names(llr):
         ours = grid_posterior(llr, row, column, backend=name, **options)
         torch.testing.assert_close(
             ours.extrinsic.double(), expected.extrinsic, rtol=1e-5, atol=1e-4
@@ -212,6 +208,7 @@ def test_all_back_ends_agree_on_grids(
         assert_same(ours.transitions, expected.transitions, torch.float32)
 
 
+@settings(max_examples=50)
 @given(problems(), st.sampled_from([-1, -2]))
 def test_all_back_ends_agree_on_gated_chains(
     problem: tuple[torch.Tensor, ChainLaw, ChainLaw], dim: int
@@ -219,7 +216,7 @@ def test_all_back_ends_agree_on_gated_chains(
     llr, gate, within = problem
     everything = {"pairwise": True, "log_evidence": True, "dim": dim, "gate_dim": -3 - dim}
     expected = gated_posterior(llr.double(), gate, within, backend="torch", **everything)
-    for name in backends_for(llr):
+    for name in backends.backend_names(llr):
         ours = gated_posterior(llr, gate, within, backend=name, **everything)
         assert_same(ours, expected, llr.dtype)
 

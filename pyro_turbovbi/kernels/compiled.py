@@ -1,11 +1,16 @@
-"""The chain recursion compiled for CPUs: many chains in vector lanes, blocks of chains in threads.
+"""The chain recursion compiled for CPUs: many chains in vector lanes, groups of them in threads.
 
-Consecutive chains are solved side by side, `_LANES` of them. Where they are neighbours in memory
-(column chains) a step reads and writes whole cache lines; where each runs along memory (row chains)
-small tiles are turned on the way in and out. Nothing is copied as a whole. All arithmetic is in
-double precision, whatever the storage: in a chain that hardly ever changes state the messages add
-up over the whole length, and so would single-precision rounding. A chain too long for the scratch
-memory of a block goes through it in pieces, from checkpoints of the forward recursion.
+Consecutive chains are solved side by side, `_LANES` of them, in tiles of `_TILE` elements each that
+are read, computed and written while they are in the first-level cache. Chains that run along memory
+(row chains) are transposed on the way in and out, eight by eight, in registers. Nothing is copied
+as a whole. All arithmetic is in double precision, whatever the storage: in a chain that hardly ever
+changes state the messages add up over the whole length, and so would single-precision rounding.
+
+Per element there is one `exp` and one division on the way forwards, and one division and one `log`
+on the way back. Normalisers are multiplied up, their powers of two counted apart, so that the
+log-evidence takes one `log` per chain; expected transitions share the division of the message. What
+the way back needs stays in scratch memory, which each thread keeps from call to call; a chain too
+long for it goes through it in pieces, from checkpoints of the forward recursion.
 
 `exp` and `log` are polynomials without branches or tables, so that they run in vector registers;
 both are within a few units in the last place on the range that the saturated recursion can reach
@@ -17,6 +22,9 @@ processor that it runs on, so that the widest vector registers are used; and vec
 it is bound by division and memory, where C++ would be no faster. It is the extra `fast`; without it
 `reference` takes over. Machine code is cached next to this file or, where that is read-only, in the
 user's cache directory; without it the first call compiles, for about ten seconds.
+
+Threads start with the first large call and stay, one fewer than torch uses; a forked process starts
+its own.
 """
 
 from __future__ import annotations
@@ -48,6 +56,7 @@ _LANES = 32  # four of the widest registers hide the latency of a division
 _TILE = 32  # steps that are read and written at a time: fits the first-level cache
 _STEPS = 5120  # 2.5 MiB of scratch memory; longer chains are solved forwards twice,
 _PIECE = 512  # in pieces that fit the second-level cache
+_LINE = 16  # elements of a cache line in single precision
 _GATED = 256  # elements that are gated at a time
 _BLOCK, _SUMMED = 2**14, 64  # elements per partial sum, and how many are added side by side
 _ELEMENTS_PER_THREAD = 2**16  # with fewer, waking a thread costs more than it saves
@@ -130,55 +139,117 @@ def _log(x: float) -> float:
     return power * _LN2_HIGH + (2.0 * s + (s * z * q + power * _LN2_LOW))
 
 
-def _turn_block(
-    typing: Any, to: Any, to_at: Any, to_pitch: Any, source: Any, at: Any, pitch: Any
-) -> Any:
-    """Transpose a block of 8 x 8 between flat arrays, in registers, and convert it.
+def _block(kind: str) -> Any:
+    """A function that copies and converts a block of elements between flat arrays in registers.
 
-    Row `k` of the block is `source[at + k pitch :][:8]` and becomes column `k` of the rows
-    `to[to_at + t to_pitch :][:8]`. Compilers find no good instructions for this by themselves.
+    Its arguments are `to, to_at, to_pitch, source, at, pitch`. Row `k` of the block starts at
+    `source[at + k pitch]`; the kinds are
+
+        move        1 x 16, copied as it is
+        turn        8 x 8, transposed
+        turn_back   16 x 8, transposed
+
+    so that single precision is written in whole cache lines, which need not be fetched before.
+    Compilers find no good instructions for that by themselves.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        target, origin = signature.args[0], signature.args[3]
-        wide, narrow = (ir.VectorType(context.get_value_type(x.dtype), 8) for x in (target, origin))
-        grows = target.dtype.bitwidth - origin.dtype.bitwidth
+    def define(typing: Any, to: Any, to_at: Any, to_pitch: Any, source: Any, at: Any, pitch: Any):  # type: ignore[no-untyped-def]
+        return types.void(to, types.intp, types.intp, source, types.intp, types.intp), generate
 
-        def row(array: int, k: int, vector: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, origin = signature.args[0].dtype, signature.args[3].dtype
+
+        def place(array: int, k: int, vector: Any) -> Any:
             data = context.make_array(signature.args[array])(context, builder, args[array]).data
             shift = builder.mul(args[array + 2], ir.Constant(args[array + 2].type, k))
-            place = builder.gep(data, [builder.add(args[array + 1], shift)])
-            return builder.bitcast(place, vector.as_pointer())
+            start = builder.gep(data, [builder.add(args[array + 1], shift)])
+            return builder.bitcast(start, vector.as_pointer())
 
-        def load(k: int) -> Any:
-            loaded = builder.load(row(3, k, narrow))
-            loaded.align = origin.dtype.bitwidth // 8
-            return builder.fptrunc(loaded, wide) if grows < 0 else loaded
+        def load(k: int, width: int) -> Any:
+            value = builder.load(place(3, k, ir.VectorType(context.get_value_type(origin), width)))
+            value.align = origin.bitwidth // 8
+            if origin.bitwidth <= target.bitwidth:
+                return value
+            return builder.fptrunc(value, ir.VectorType(context.get_value_type(target), width))
 
-        def pick(one: Any, other: Any, *order: int) -> Any:
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(order))
-            return builder.shuffle_vector(one, other, mask)
+        def store(value: Any, t: int) -> None:
+            wide = ir.VectorType(context.get_value_type(target), value.type.count)
+            value = builder.fpext(value, wide) if origin.bitwidth < target.bitwidth else value
+            builder.store(value, place(0, t, wide)).align = target.bitwidth // 8
 
-        rows = [load(k) for k in range(8)]
-        pairs = []  # within each half: two elements of two rows, alternating
-        for k in range(0, 8, 2):
-            pairs.append(pick(rows[k], rows[k + 1], 0, 8, 1, 9, 4, 12, 5, 13))
-            pairs.append(pick(rows[k], rows[k + 1], 2, 10, 3, 11, 6, 14, 7, 15))
-        fours = []  # one element of four rows, and the one four places on
-        for k in (0, 1, 4, 5):
-            fours.append(pick(pairs[k], pairs[k + 2], 0, 1, 8, 9, 4, 5, 12, 13))
-            fours.append(pick(pairs[k], pairs[k + 2], 2, 3, 10, 11, 6, 7, 14, 15))
-        for t in range(8):
-            order = (0, 1, 2, 3, 8, 9, 10, 11) if t < 4 else (4, 5, 6, 7, 12, 13, 14, 15)
-            column = pick(fours[t % 4], fours[t % 4 + 4], *order)
-            column = builder.fpext(column, wide) if grows > 0 else column
-            builder.store(column, row(0, t, wide)).align = target.dtype.bitwidth // 8
+        if kind == "move":
+            store(load(0, 16), 0)
+            return context.get_dummy_value()
+        columns = _transposed(builder, [load(k, 8) for k in range(8)])
+        if kind == "turn_back":
+            more = _transposed(builder, [load(k, 8) for k in range(8, 16)])
+            columns = [
+                _pick(builder, *pair, *range(16)) for pair in zip(columns, more, strict=True)
+            ]
+        for t, column in enumerate(columns):
+            store(column, t)
         return context.get_dummy_value()
 
-    return types.void(to, types.intp, types.intp, source, types.intp, types.intp), generate
+    return intrinsic(define)
 
 
-_turn: Any = intrinsic(_turn_block)
+def _pick(builder: Any, one: Any, other: Any, *order: int) -> Any:
+    """Elements of two vectors that are numbered through."""
+    places = ir.Constant(ir.VectorType(ir.IntType(32), len(order)), list(order))
+    return builder.shuffle_vector(one, other, places)
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """The columns of eight rows of eight elements, by shuffles that processors have."""
+
+    def pick(one: Any, other: Any, *order: int) -> Any:
+        return _pick(builder, one, other, *order)
+
+    pairs = []  # within each half: two elements of two rows, alternating
+    for k in range(0, 8, 2):
+        pairs.append(pick(rows[k], rows[k + 1], 0, 8, 1, 9, 4, 12, 5, 13))
+        pairs.append(pick(rows[k], rows[k + 1], 2, 10, 3, 11, 6, 14, 7, 15))
+    fours = []  # one element of four rows, and the one four places on
+    for k in (0, 1, 4, 5):
+        fours.append(pick(pairs[k], pairs[k + 2], 0, 1, 8, 9, 4, 5, 12, 13))
+        fours.append(pick(pairs[k], pairs[k + 2], 2, 3, 10, 11, 6, 7, 14, 15))
+    halves = ((0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15))
+    return [pick(fours[t % 4], fours[t % 4 + 4], *halves[t // 4]) for t in range(8)]
+
+
+_move, _turn, _turn_back = (_block(kind) for kind in ("move", "turn", "turn_back"))
+
+
+def _prefetch_code(typing: Any, array: Any, at: Any) -> Any:
+    """Ask for the cache line of an element, which need not exist."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        place = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        builder.call(prefetch, [place, *(ir.Constant(word, x) for x in (0, 3, 1))])  # to read, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+_prefetch: Any = intrinsic(_prefetch_code)
+
+
+@_inline
+def _ask(source: Array, chain: int, start: int, n: int, w: int, length: int, inner: int) -> None:
+    """Prefetch what `_read` or `_write` with the same arguments will need."""
+    if inner == 1:
+        for k in range(w):
+            for t in range(0, n, _LINE):
+                _prefetch(source, (chain + k) * length + start + t)
+        return
+    outer, skip = chain // inner, chain % inner
+    for t in range(n):
+        for k in range(0, w, _LINE):
+            _prefetch(source, (outer * length + start + t) * inner + skip + k)
 
 
 @_inline
@@ -199,10 +270,10 @@ def _read_rows(tile: Array, source: Array, at: int, n: int, w: int, length: int)
 @_inline
 def _write_rows(target: Array, tile: Array, at: int, n: int, w: int, length: int) -> None:
     """The reverse of `_read_rows`."""
-    whole_n, whole_w = n // 8 * 8, w // 8 * 8
+    whole_n, whole_w = n // 16 * 16, w // 8 * 8
     for k in range(0, whole_w, 8):
-        for t in range(0, whole_n, 8):
-            _turn(target, at + k * length + t, length, tile, t * _LANES + k, _LANES)
+        for t in range(0, whole_n, 16):
+            _turn_back(target, at + k * length + t, length, tile, t * _LANES + k, _LANES)
         for t in range(whole_n, n):
             for lane in range(k, k + 8):
                 target[at + lane * length + t] = tile[t * _LANES + lane]
@@ -212,10 +283,20 @@ def _write_rows(target: Array, tile: Array, at: int, n: int, w: int, length: int
 
 
 @_inline
-def _copy(to: Array, source: Array, w: int) -> None:
-    """Copy and convert `w` elements; of a fixed number the compiler makes straight vector code."""
+def _get(to: Array, to_at: int, source: Array, at: int, w: int) -> None:
+    """Copy and convert `w` elements that are neighbours in memory."""
+    whole = w // 16 * 16
+    for k in range(0, whole, 16):
+        _move(to, to_at + k, 0, source, at + k, 0)
+    for k in range(whole, w):
+        to[to_at + k] = source[at + k]
+
+
+@_inline
+def _put(to: Array, source: Array, w: int) -> None:
+    """As `_get`, the other way; by measurement writes in plain loops suit large matrices better."""
     if w == _LANES:
-        for k in range(_LANES):
+        for k in range(_LANES):  # of a fixed number the compiler makes straight vector code
             to[k] = source[k]
     else:
         for k in range(w):
@@ -236,7 +317,7 @@ def _read(
         run = min(inner - skip, w - lane)
         for t in range(n):
             i, j = (outer * length + start + t) * inner + skip, t * _LANES + lane
-            _copy(tile[j : j + run], source[i : i + run], run)
+            _get(tile, j, source, i, run)
         lane += run
 
 
@@ -254,7 +335,7 @@ def _write(
         run = min(inner - skip, w - lane)
         for t in range(n):
             i, j = (outer * length + start + t) * inner + skip, t * _LANES + lane
-            _copy(target[i : i + run], tile[j : j + run], run)
+            _put(target[i : i + run], tile[j : j + run], run)
         lane += run
 
 
@@ -438,8 +519,10 @@ def _solve(
                 checkpoints[piece] = state[_PAST : _PAST + _LANES]
             for start in range(origin, end, _TILE):
                 n, kept = min(_TILE, end - start), start - origin if returns else 0
+                _ask(llr, chain, start + _TILE, _TILE, w, length, inner)
                 _read(tile, llr, chain, start, n, w, length, inner)
                 if other.size:
+                    _ask(other, chain, start + _TILE, _TILE, w, length, inner)
                     _read(spare, other, chain, start, n, w, length, inner)
                     _add(tile, spare)
                 if known or not evidence.size:
@@ -457,6 +540,7 @@ def _solve(
             for back in range((end - origin + _TILE - 1) // _TILE):
                 start = origin + (end - origin - 1) // _TILE * _TILE - back * _TILE
                 n = min(_TILE, end - start)
+                _ask(message, chain, start - _TILE, _TILE, w, length, inner)
                 for s in range(n):
                     t = n - 1 - s
                     step = steps[start - origin + t]
@@ -689,17 +773,23 @@ class _Scratch(threading.local):
     """
 
     def __init__(self) -> None:
-        self.steps = np.empty((_STEPS, 2 * _LANES))
-        self.tiles = np.empty((2, _TILE * _LANES))
-        self.state = np.empty(_STATE)
-        self.checkpoints = np.empty((1, _LANES))
+        self.steps = _aligned(_STEPS, 2 * _LANES)
+        self.tiles = _aligned(2, _TILE * _LANES)
+        self.state = _aligned(_STATE)
+        self.checkpoints = _aligned(1, _LANES)
 
     def arrays(self, length: int) -> tuple[Array, Array, Array, Array]:
         """All of it, for chains of some length."""
         pieces = -(-length // _PIECE)
         if len(self.checkpoints) < pieces:
-            self.checkpoints = np.empty((pieces, _LANES))
+            self.checkpoints = _aligned(pieces, _LANES)
         return self.steps, self.tiles, self.state[: _CHANGE + _LANES], self.checkpoints
+
+
+def _aligned(*shape: int) -> Array:
+    """New memory at a cache line, as torch gives it: vectors must not straddle two lines."""
+    array: Array = torch.empty(shape, dtype=torch.float64).numpy()
+    return array
 
 
 @functools.cache

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,8 @@ from tests.oracles.enumeration import (
 )
 
 pytest.importorskip("numba")
+from numba.core.runtime import _nrt_python as nrt
+
 from pyro_turbovbi.kernels import compiled
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -207,7 +211,7 @@ def test_refuses_what_is_not_finite(bad: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_element_evidence_equals_the_reference(dtype: torch.dtype) -> None:
-    tensors = [random_llr(3, 10, 13, seed=seed, scale=100.0).to(dtype) for seed in range(3)]
+    tensors = [random_llr(3, 130, seed=seed, scale=100.0).to(dtype) for seed in range(3)]
     for prior in (-40.0, -3.0, 0.0, 20.0):
         expected = reference.element_evidence(*tensors, prior)
         torch.testing.assert_close(compiled.element_evidence(*tensors, prior), expected, **EXACT)
@@ -263,6 +267,108 @@ def test_a_gate_far_open_leaves_messages_alone_and_one_closed_adds_to_them() -> 
         assert bool(torch.isfinite(ours).all())
         if gate > 0:
             torch.testing.assert_close(ours, message, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_small_counts_keep_their_relative_precision(law: ChainLaw, dim: int) -> None:
+    llr = random_llr(67, 90) - 6.0
+    ours, theirs = (
+        module.update_messages(llr, None, torch.empty_like(llr), law, dim, **EVERYTHING)
+        for module in (compiled, reference)
+    )
+    torch.testing.assert_close(ours.transitions, theirs.transitions, rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("length", [1, 5120, 5121, 100_000])
+def test_pieces_of_long_chains_in_double_precision(length: int, law: ChainLaw) -> None:
+    llr = random_llr(length, 3).clamp(-6, 6)
+    llr[::7] = 1e4
+    llr[::5] = -1e4
+    ours, theirs = torch.empty_like(llr), torch.empty_like(llr)
+    one = compiled.update_messages(llr, None, ours, law, 0, **EVERYTHING)
+    other = reference.update_messages(llr, None, theirs, law, 0, **EVERYTHING)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(one.log_evidence, other.log_evidence, rtol=1e-12, atol=1e-8)
+    torch.testing.assert_close(one.transitions, other.transitions, rtol=1e-9, atol=1e-9)
+
+
+def solve_everything(chains: int) -> None:
+    llr, other = random_llr(chains, 784).float(), random_llr(chains, 784, seed=1).float()
+    message = torch.zeros_like(llr)
+    for dim in (0, 1):
+        compiled.update_messages(llr, other, message, LAWS[0], dim, damping=0.1, **EVERYTHING)
+        compiled.gate_messages(llr, message, llr.select(dim, 0).double(), dim)
+    compiled.element_evidence(llr, other, message, -3.0)
+
+
+def test_scratch_memory_is_kept() -> None:
+    solve_everything(300)
+    before = {name: x.ctypes.data for name, x in vars(compiled._scratch()).items()}
+    tracemalloc.start()
+    try:
+        solve_everything(300)
+        assert tracemalloc.get_traced_memory()[1] < 300 * 784
+    finally:
+        tracemalloc.stop()
+    assert {name: x.ctypes.data for name, x in vars(compiled._scratch()).items()} == before
+    assert all(place % 64 == 0 for place in before.values())
+
+
+def test_kernels_allocate_nothing() -> None:
+    threads = torch.get_num_threads()
+    nrt.memsys_enable_stats()
+    try:
+        torch.set_num_threads(1)
+        allocations = []
+        for chains in (40, 40, 4000):  # the first call may compile
+            before = nrt.memsys_get_stats_alloc()
+            solve_everything(chains)
+            allocations.append(nrt.memsys_get_stats_alloc() - before)
+    finally:
+        nrt.memsys_disable_stats()
+        torch.set_num_threads(threads)
+    assert allocations[1] == allocations[2]  # a header for each array that is handed over
+
+
+def test_element_evidence_does_not_depend_on_the_number_of_threads() -> None:
+    tensors = [random_llr(3, 300, 400, seed=seed).float() for seed in range(3)]
+    threads, sums = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            sums.append(compiled.element_evidence(*tensors, -3.0))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_threads_work_in_a_forked_process_and_end_with_it() -> None:
+    code = """
+import os, torch
+from pyro_turbovbi.kernels import ChainLaw, compiled
+llr = torch.randn(600, 784)
+def solve():
+    torch.set_num_threads(2)
+    message = torch.empty_like(llr)
+    compiled.update_messages(llr, None, message, ChainLaw(0.1, 0.2), 1)
+    return message
+expected = solve()
+child = os.fork()
+same = torch.equal(solve(), expected)
+if child:
+    same = same and os.waitpid(child, 0)[1] == 0
+    print("same" if same else "different")
+else:
+    os._exit(not same)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.stdout.strip() == "same", done.stderr
 
 
 def test_works_where_nothing_can_be_cached(tmp_path: Path) -> None:

@@ -540,7 +540,9 @@ def _solve(
             for back in range((end - origin + _TILE - 1) // _TILE):
                 start = origin + (end - origin - 1) // _TILE * _TILE - back * _TILE
                 n = min(_TILE, end - start)
-                _ask(message, chain, start - _TILE, _TILE, w, length, inner)
+                # columns come in many short runs that would be evicted again: not a tile ahead
+                soon = start - _TILE if inner == 1 else start
+                _ask(message, chain, soon, _TILE, w, length, inner)
                 for s in range(n):
                     t = n - 1 - s
                     step = steps[start - origin + t]

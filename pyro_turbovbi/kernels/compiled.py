@@ -22,20 +22,14 @@ processor that it runs on, so that the widest vector registers are used; and vec
 it is bound by division and memory, where C++ would be no faster. It is the extra `fast`; without it
 `reference` takes over. Machine code is cached next to this file or, where that is read-only, in the
 user's cache directory; without it the first call compiles, for about ten seconds.
-
-Threads start with the first large call and stay, one fewer than torch uses; a forked process starts
-its own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 import numba
@@ -47,6 +41,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_turbovbi.kernels._threads import in_threads
 from pyro_turbovbi.kernels.law import SATURATION, ChainLaw, ChainSummary
 
 Array = NDArray[Any]
@@ -59,9 +54,6 @@ _PIECE = 512  # in pieces that fit the second-level cache
 _LINE = 16  # elements of a cache line in single precision
 _GATED = 256  # elements that are gated at a time
 _BLOCK, _SUMMED = 2**14, 64  # elements per partial sum, and how many are added side by side
-_ELEMENTS_PER_THREAD = 2**16  # with fewer, waking a thread costs more than it saves
-_PARTS_PER_THREAD = 8
-_MOST_HELPERS = 256
 
 # where the running values of the lanes begin: one flat array, because the compiler can only see
 # that places at fixed distances do not overlap
@@ -692,7 +684,7 @@ def update_messages(
             law.p01, law.p10, evidence.numpy(), counts.numpy(), *_scratch().arrays(length),
         )  # fmt: skip
 
-    changes = _in_threads(solve, -(-chains // _LANES), llr.numel())
+    changes = in_threads(solve, -(-chains // _LANES), llr.numel())
     return ChainSummary(
         log_evidence=evidence.view(others) if log_evidence else None,
         transitions=counts.view(*others, 2, 2) if pairwise else None,
@@ -730,14 +722,14 @@ def gate_messages(llr: Tensor, message: Tensor, gate: Tensor, dim: int) -> None:
         _gate_elements(evidence, target, gates, length, inner, first * _GATED, stop, buffer)
         return 0.0
 
-    _in_threads(solve, -(-target.size // _GATED), target.size)
+    in_threads(solve, -(-target.size // _GATED), target.size)
 
 
 def element_evidence(llr: Tensor, row: Tensor, column: Tensor, prior: float) -> Tensor:
-    """Log-evidence of all elements of each grid as if they were independent, `[batch]`.
+    """Log-evidence of all elements of each problem as if they were independent, `[batch]`.
 
     Args:
-        llr: `[batch, rows, columns]`, contiguous, on the CPU, single or double.
+        llr: `[batch, elements]`, contiguous, on the CPU, single or double.
         row: What the rows say, same layout and dtype.
         column: What the columns say, same layout and dtype.
         prior: Stationary log-odds.
@@ -754,7 +746,7 @@ def element_evidence(llr: Tensor, row: Tensor, column: Tensor, prior: float) -> 
         _sum_elements(*flat, sums, size, first, last, prior, _scratch().state)
         return 0.0
 
-    _in_threads(add, sums.size, llr.numel())
+    in_threads(add, sums.size, llr.numel())
     return torch.from_numpy(sums.reshape(len(llr), -1).sum(1))
 
 
@@ -797,38 +789,3 @@ def _aligned(*shape: int) -> Array:
 @functools.cache
 def _scratch() -> _Scratch:
     return _Scratch()
-
-
-@functools.cache
-def _helpers() -> ThreadPoolExecutor:
-    """The threads beside the calling one; they start when there is no idle one, and stay."""
-    if hasattr(os, "register_at_fork"):  # a forked process has none of them
-        os.register_at_fork(after_in_child=_helpers.cache_clear)
-    return ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="pyro_turbovbi")
-
-
-def _in_threads(task: Callable[[int, int], float], count: int, size: int) -> list[float]:
-    """Run `task(first, last)` over ranges of `count` groups, in as many threads as torch uses.
-
-    The calling thread is one of them. Whoever is free takes the next range, so that a thread on a
-    busy core does not hold up the others; one that has not begun when all is done is not awaited.
-    """
-    threads = max(1, min(torch.get_num_threads(), count, size // _ELEMENTS_PER_THREAD))
-    if threads == 1:
-        return [task(0, count)]
-    parts = min(_PARTS_PER_THREAD * threads, count)
-    ranges = iter([(count * i // parts, count * (i + 1) // parts) for i in range(parts)])
-
-    def work() -> list[float]:
-        return [task(*bounds) for bounds in ranges]
-
-    helpers: list[Future[list[float]]] = []
-    # without helpers, as at the exit of the interpreter, the calling thread does it all
-    with contextlib.suppress(RuntimeError):
-        for _ in range(threads - 1):
-            helpers.append(_helpers().submit(work))
-    results = work()
-    for helper in helpers:
-        if not helper.cancel():
-            results += helper.result()
-    return results

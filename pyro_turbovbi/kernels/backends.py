@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
-from pyro_turbovbi.kernels import reference
+from pyro_turbovbi.kernels import reference, scan, triton_scan
 from pyro_turbovbi.kernels.law import ChainSummary
 
 BackendName = Literal["auto", "compiled", "triton", "scan", "torch"]
@@ -133,12 +133,6 @@ def numba_available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-@functools.cache
-def triton_available() -> bool:
-    """Whether Triton is installed; it is not imported before it is needed."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def _fastest(llr: Tensor) -> str:
     first = backend_names(llr)[0]
     if first in ("compiled", "triton"):
@@ -155,7 +149,7 @@ def _unmet(name: str, llr: Tensor) -> str | None:
     native, device = llr.dtype in _NATIVE, llr.device.type
     if name == "compiled" and not (native and device == "cpu" and numba_available()):
         return "float32 or float64 on the CPU, with Numba (pip install 'pyro-turbovbi[fast]')"
-    if name == "triton" and not (native and device == "cuda" and triton_available()):
+    if name == "triton" and not (native and device == "cuda" and triton_scan.available()):
         return "float32 or float64 on a CUDA device, with Triton (a part of torch's GPU builds)"
     return None
 
@@ -168,12 +162,8 @@ def _load(name: str) -> Backend:
 
         return Backend(compiled.update_messages, compiled.element_evidence, compiled.gate_messages)
     if name == "triton":
-        from pyro_turbovbi.kernels import triton_scan
-
         return Backend(triton_scan.update_messages, *elements)
     if name == "scan":
-        from pyro_turbovbi.kernels import scan
-
         return Backend(scan.update_messages, *elements)
     return Backend(reference.update_messages, *elements, doubles=True)
 

@@ -19,14 +19,17 @@ class ModuleB:
     Args:
         distribution: The support prior over the weight's shape.
         damping: Share of the old extrinsic log-odds that is kept.
+        site: Name of the weight, for error messages.
 
     Attributes:
         distribution: The support prior, with parameters as learned so far.
     """
 
-    def __init__(self, distribution: SupportDistribution, *, damping: float) -> None:
+    def __init__(
+        self, distribution: SupportDistribution, *, damping: float, site: str | None = None
+    ) -> None:
         self.distribution = distribution
-        self._damping = damping
+        self._damping, self._site = damping, site
         self._posterior: SupportPosterior | None = None
 
     def exchange(
@@ -42,10 +45,13 @@ class ModuleB:
 
         Returns:
             The support posterior, with its log-evidence; the next exchange overwrites it.
+
+        Raises:
+            NumericalError: If a log-likelihood ratio is not finite; nothing has been changed then.
         """
         last = self._posterior
         posterior = self.distribution.posterior(
-            llr, start=last and last.messages, pairwise=learn, out=last
+            llr, start=last and last.messages, pairwise=learn, out=last, site=self._site
         )
         self._posterior = posterior
         prior_log_odds.lerp_(posterior.extrinsic, 1.0 - self._damping)

@@ -21,7 +21,6 @@ from pyro_turbovbi.engines.turbo.module_a import (
 )
 from pyro_turbovbi.engines.turbo.module_b import ModuleB
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
-from pyro_turbovbi.errors import NumericalError
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.kernels.evidence import expected_precision
 from pyro_turbovbi.priors.base import WeightSite
@@ -88,7 +87,7 @@ class SpikeSlab(SiteState):
         self._final = site.prior.components(site.shape)
         self._settings = settings
         distribution = site.prior.support.distribution(site.shape)
-        self.module_b = ModuleB(distribution, damping=settings.damping)
+        self.module_b = ModuleB(distribution, damping=settings.damping, site=site.name)
         self.components: Components = settings.annealing.components(self._final, 0.0)
         self.prior_log_odds = torch.full_like(
             factor.loc, float(distribution.prior_log_odds)
@@ -121,11 +120,6 @@ class SpikeSlab(SiteState):
         if self._learning:
             self._learn_slab(second_moment)
         evidence = self._module_a(second_moment)
-        if not bool(torch.isfinite(evidence.llr).all()):
-            raise NumericalError(
-                f"the log-likelihood ratios of weight {self.name!r} are not finite",
-                accepted="finite posterior means and scales; try a smaller lr",
-            )
         posterior = self.module_b.exchange(evidence.llr, self.prior_log_odds, learn=self._learning)
         assert posterior.log_evidence is not None
         # Chosen so that the ELBO part is Module B's log-evidence now, and moves with q(s) until

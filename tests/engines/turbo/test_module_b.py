@@ -7,6 +7,7 @@ import torch
 
 from pyro_turbovbi import supports
 from pyro_turbovbi.engines.turbo.module_b import ModuleB
+from pyro_turbovbi.errors import NumericalError
 from tests.oracles.enumeration import all_states, chain_log_prior, enumerate_posterior
 
 
@@ -87,3 +88,24 @@ def test_learning_recovers_the_density() -> None:
     assert float(module.distribution.density) == pytest.approx(
         float(truth.double().mean()), abs=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    "support", [supports.Chain(0.2, 2.0), supports.Grid(0.2, 2.0), supports.Gated()]
+)
+def test_exchanges_after_the_first_reuse_its_memory(support: supports.Support) -> None:
+    torch.manual_seed(6)
+    llr, pi = torch.randn(6, 7), torch.zeros(6, 7)
+    module = ModuleB(support.distribution(llr.shape), damping=0.5)
+    first, second = module.exchange(llr, pi), module.exchange(llr + 1, pi)
+    for before, after in zip(first[:3], second[:3], strict=True):
+        assert before.data_ptr() == after.data_ptr()
+
+
+def test_a_ratio_that_is_not_finite_names_the_weight_and_changes_nothing() -> None:
+    llr, pi = torch.zeros(2, 3), torch.zeros(2, 3)
+    module = ModuleB(supports.Chain().distribution(llr.shape), damping=0.5, site="0.weight")
+    llr[1, 2] = torch.inf
+    with pytest.raises(NumericalError, match=r"site '0\.weight'.*1 of 6 elements"):
+        module.exchange(llr, pi)
+    assert not bool(pi.any())

@@ -50,7 +50,7 @@ def test_values_that_are_not_finite_stop_an_exchange_before_it_does_harm() -> No
     before = state.probs.clone()
     moments = factor.second_moment().detach()
     moments[0, 3] = float("nan")
-    with pytest.raises(NumericalError, match="ratios of weight 'w' are not finite"):
+    with pytest.raises(NumericalError, match="ratios of site 'w' are not all finite"):
         state.exchange(moments)
     assert torch.equal(before, state.probs)
 

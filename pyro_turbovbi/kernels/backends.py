@@ -5,9 +5,10 @@
     scan       any device: a scan of logarithmic depth in torch
     torch      any device: a loop over the length in torch, the reference
 
-`"auto"` takes the first that can run, the loop on the CPU and the scan elsewhere. All give the same
-numbers up to rounding: all arithmetic is in double precision. Between the passes of a grid the
-reference keeps messages in double precision too, the others in that of the log-likelihood ratios.
+`"auto"` takes the first two where they can run, otherwise the loop on the CPU and the scan
+elsewhere. All give the same numbers up to rounding: all arithmetic is in double precision. Between
+the passes of a grid the reference keeps messages in double precision too, the others in that of the
+log-likelihood ratios.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
 from pyro_turbovbi.kernels import reference, scan, triton_scan
-from pyro_turbovbi.kernels.law import ChainSummary
+from pyro_turbovbi.kernels.law import ChainLaw, ChainSummary
 
 BackendName = Literal["auto", "compiled", "triton", "scan", "torch"]
 
@@ -32,7 +33,7 @@ _LARGE = 2**20
 
 
 class SlowMessagePassingWarning(UserWarning):
-    """A large posterior is computed by the portable code because an optional package is missing."""
+    """Portable code computes a posterior: an optional package is missing or does not work."""
 
 
 class Backend(NamedTuple):
@@ -135,13 +136,45 @@ def numba_available() -> bool:
 
 def _fastest(llr: Tensor) -> str:
     first = backend_names(llr)[0]
-    if first in ("compiled", "triton"):
+    if first == "compiled" or (first == "triton" and triton_works(llr.device)):
         return first
     if llr.device.type != "cpu":
         return "scan"
     if llr.dtype in _NATIVE and llr.numel() >= _LARGE:
         _warn_once()
     return "torch"
+
+
+@functools.cache
+def triton_works(
+    device: torch.device, update: Callable[..., ChainSummary] = triton_scan.update_messages
+) -> bool:
+    """Whether the Triton kernels solve a small problem on a device as the scan does.
+
+    Compilers, drivers and devices differ: where the kernels fail, the scan takes over, with one
+    warning.
+
+    Args:
+        device: The device.
+        update: The implementation to be tried.
+
+    Returns:
+        Whether it ran and found the same messages.
+    """
+    llr = torch.linspace(-3.0, 3.0, 40, device=device).view(2, 20)
+    expected, found, law = torch.empty_like(llr), torch.empty_like(llr), ChainLaw(0.1, 0.3)
+    scan.update_messages(llr, None, expected, law, -1)
+    try:
+        update(llr, None, found, law, -1)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    except Exception as error:
+        warnings.warn(
+            f"message passing on {device} does without Triton, whose kernels fail there: {error}",
+            SlowMessagePassingWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _unmet(name: str, llr: Tensor) -> str | None:

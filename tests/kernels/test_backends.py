@@ -22,6 +22,7 @@ from pyro_turbovbi.kernels import (
     gated_posterior,
     grid_posterior,
     reference,
+    scan,
 )
 
 LAW = ChainLaw.stationary(0.1, 4.0)
@@ -54,8 +55,6 @@ def test_other_dtypes_take_the_reference() -> None:
 
 
 def test_other_devices_take_the_scan() -> None:
-    from pyro_turbovbi.kernels import scan
-
     llr = torch.zeros(3, device="meta")
     assert backends.backend_for(llr).update_messages is scan.update_messages
 
@@ -97,6 +96,20 @@ def test_who_asks_for_a_back_end_is_not_warned() -> None:
     chain_posterior(torch.zeros(100), LAW, backend="torch")
     with pytest.raises(UnsupportedError, match="with Numba"):
         chain_posterior(torch.zeros(100), LAW, backend="compiled")
+
+
+def test_kernels_that_fail_on_a_device_are_not_taken() -> None:
+    def broken(*args: Any) -> None:
+        raise RuntimeError("no kernel image")
+
+    def wrong(llr: Any, other: Any, message: torch.Tensor, law: Any, dim: int) -> None:
+        message.zero_()
+
+    device = torch.device("cpu")
+    assert backends.triton_works(device, scan.update_messages)
+    for update, reason in ((broken, "no kernel image"), (wrong, "not close")):
+        with pytest.warns(SlowMessagePassingWarning, match=f"without Triton.*{reason}"):
+            assert not backends.triton_works(device, update)
 
 
 def test_importing_the_package_does_not_import_numba() -> None:

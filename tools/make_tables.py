@@ -49,6 +49,12 @@ HEADINGS = {
     "epoch_cost_ratio_fused": "epoch cost / fused Adam's",
     "support_f1_150": "support F1, 150 measurements",
     "support_f1_250": "support F1, 250 measurements",
+    "support_f1_30": "support F1, 30 measurements",
+    "inputs_f1_30": "inputs F1, 30",
+    "support_f1_40": "support F1, 40 measurements",
+    "inputs_f1_40": "inputs F1, 40",
+    "support_f1_60": "support F1, 60 measurements",
+    "inputs_f1_60": "inputs F1, 60",
 }
 # The README shows what a reader compares first; everything is on the benchmarks page.
 LEFT_OUT_OF_README = (

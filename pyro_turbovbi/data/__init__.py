@@ -1,12 +1,22 @@
-"""Data sets of the examples: digits, MNIST, UCI regression and a recovery problem with known truth.
+"""Data sets of the examples: digits, MNIST, UCI regression and recovery problems with known truth.
 
 Every loader returns plain tensors and takes a seed; none downloads anything.
 """
 
 from pyro_turbovbi.data.digits import digits
 from pyro_turbovbi.data.mnist import mnist
-from pyro_turbovbi.data.recovery import Recovery, recovery
+from pyro_turbovbi.data.recovery import GatedRecovery, Recovery, gated_recovery, recovery
 from pyro_turbovbi.data.splits import Splits, TensorPair
 from pyro_turbovbi.data.uci import uci
 
-__all__ = ["Recovery", "Splits", "TensorPair", "digits", "mnist", "recovery", "uci"]
+__all__ = [
+    "GatedRecovery",
+    "Recovery",
+    "Splits",
+    "TensorPair",
+    "digits",
+    "gated_recovery",
+    "mnist",
+    "recovery",
+    "uci",
+]

@@ -85,3 +85,40 @@ def test_all_arrangements_occur() -> None:
 def test_impossible_problems_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         data.recovery(**arguments)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_default_gated_problem(seed: int) -> None:
+    problem = data.gated_recovery(seed=seed)
+    assert problem.x.shape == (40, 200)
+    assert problem.y.shape == (40, 20)
+    assert problem.weight.shape == problem.support.shape == (20, 200)
+    assert torch.equal(problem.support, problem.weight != 0)
+    assert torch.equal(problem.relevant, problem.support.any(0))
+    assert 17 <= int(problem.relevant.sum()) <= 20
+    residual = problem.y - problem.x @ problem.weight.T
+    assert float(residual.std()) == pytest.approx(0.02, rel=0.15)
+    assert torch.equal(problem.y, data.gated_recovery(seed=seed).y)
+
+
+def test_outputs_of_a_relevant_input_form_runs() -> None:
+    problem = data.gated_recovery(1, outputs=4000, inputs=60, relevant=50, mean_run=8.0)
+    lines = problem.support[:, problem.relevant].T
+    assert float(lines.double().mean()) == pytest.approx(0.5, abs=0.02)
+    lengths = [length for line in lines for length in _runs(line)]
+    assert sum(lengths) / len(lengths) == pytest.approx(8.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"outputs": 0}, "outputs is too small"),
+        ({"relevant": 201}, "do not fit"),
+        ({"density": 1.0}, "no chain"),
+        ({"density": 0.9, "mean_run": 2.0}, "no chain"),
+        ({"noise": -1.0}, "noise is negative"),
+    ],
+)
+def test_gated_refuses_what_is_impossible(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        data.gated_recovery(**options)

@@ -32,6 +32,7 @@ def reals(features: int) -> tuple[Tensor, Tensor]:
 #: What each model takes. A new file needs a line here.
 MODELS: dict[str, tuple[Callable[[], tuple[Tensor, Tensor]], dict[str, Any]]] = {
     "digits_mlp": (lambda: classes(64), {}),
+    "gated_recovery": (lambda: (torch.randn(ROWS, 200), torch.randn(ROWS, 20)), {}),
     "lenet_300_100": (lambda: classes(784), {}),
     "lenet_5": (lambda: classes(1, 28, 28), {}),
     "structured_recovery": (lambda: reals(1000), {}),

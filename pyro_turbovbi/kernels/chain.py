@@ -19,7 +19,7 @@ Reference: L. Rabiner, "A tutorial on hidden Markov models", Proc. IEEE 77(2), 1
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -115,11 +115,14 @@ def chain_log_evidence(
 ) -> Float[Tensor, "*chains"]:
     """Differentiable log-evidence `ln sum_s p(s) exp(sum_n llr_n s_n)` of stationary chains.
 
-    Its gradient in `llr` is the posterior probability of each element; it can be differentiated
-    repeatedly, and in the transition probabilities too.
+    Its gradient in `llr` is the posterior probability of each element, which comes with the
+    log-evidence from one pass of `chain_posterior`. It can be differentiated repeatedly, and in the
+    transition probabilities too: these derivatives go through the recursion in torch, step by step
+    along the chain, and take many times longer.
 
     Args:
-        llr: Log-likelihood ratios in nats, one per element.
+        llr: Log-likelihood ratios in nats, one per element. Where any of them is not finite, all
+            log-evidences are NaN (a sampler that has diverged must be told, not stopped).
         p01: `P(1|0)`, a float or a scalar tensor, strictly inside (0, 1).
         p10: `P(0|1)`, likewise.
         dim: The dim along which the chains run.
@@ -131,6 +134,54 @@ def chain_log_evidence(
         ShapeError: If `llr` has no elements or no such dim.
     """
     _check_dim(llr, dim)
+    if any(isinstance(p, Tensor) and p.requires_grad for p in (p01, p10)):
+        return _recursion(llr, p01, p10, dim)
+    return _ChainLogEvidence.apply(llr, float(p01), float(p10), dim % llr.dim())[0]  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ChainLogEvidence(torch.autograd.Function):
+    """Log-evidence of chains and, for its gradient, the posterior probabilities."""
+
+    @staticmethod
+    def forward(llr: Tensor, p01: float, p10: float, dim: int) -> tuple[Tensor, Tensor]:
+        try:
+            solved = chain_posterior(llr, ChainLaw(p01, p10), dim=dim, log_evidence=True)
+        except NumericalError:
+            return llr.sum(dim) * torch.nan, torch.full_like(llr, torch.nan)
+        assert solved.log_evidence is not None
+        return solved.log_evidence, solved.log_odds.sigmoid()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        llr, ctx.p01, ctx.p10, ctx.dim = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(llr, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        llr, probs = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return gradients[0].unsqueeze(ctx.dim) * probs, None, None, None
+        # This gradient will itself be differentiated: it has to know where it comes from.
+        evidence = _recursion(llr, ctx.p01, ctx.p10, ctx.dim)
+        (result,) = torch.autograd.grad(evidence, llr, gradients[0], create_graph=True)
+        return result, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: object,
+        in_dims: tuple[int, None, None, None],
+        llr: Tensor,
+        p01: float,
+        p10: float,
+        dim: int,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        leading = llr.movedim(in_dims[0], 0)
+        return _ChainLogEvidence.apply(leading, p01, p10, dim + 1), (0, 0)  # type: ignore[no-untyped-call]
+
+
+def _recursion(llr: Tensor, p01: Tensor | float, p10: Tensor | float, dim: int) -> Tensor:
+    """The log-evidence by differentiable steps along the chain."""
     leading = llr.movedim(dim, 0).double()
     up = torch.as_tensor(p01, dtype=torch.float64, device=llr.device)
     down = torch.as_tensor(p10, dtype=torch.float64, device=llr.device)

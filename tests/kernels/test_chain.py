@@ -221,10 +221,62 @@ def test_log_evidence_is_differentiable_twice_and_in_its_parameters() -> None:
     assert torch.autograd.gradgradcheck(chain_log_evidence, (llr, p01, p10))
 
 
-def test_log_evidence_works_under_vmap() -> None:
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_log_evidence_with_fixed_transitions_is_differentiable_twice(
+    law: ChainLaw, dim: int
+) -> None:
+    """The posterior as first derivative, the recursion as second: one function to autograd."""
+    llr = random_llr(3, 4, seed=6).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: chain_log_evidence(x, *law, dim=dim), llr)
+    assert torch.autograd.gradgradcheck(lambda x: chain_log_evidence(x, *law, dim=dim), llr)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_both_ways_to_the_log_evidence_agree(law: ChainLaw) -> None:
+    llr = random_llr(4, 30, seed=7).requires_grad_()
+    p01 = torch.tensor(law.p01, dtype=torch.float64, requires_grad=True)
+    stepwise, fast = chain_log_evidence(llr, p01, law.p10), chain_log_evidence(llr, *law)
+    torch.testing.assert_close(fast, stepwise, **EXACT)
+    weights = torch.linspace(-1, 2, 4, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(fast @ weights, llr), torch.autograd.grad(stepwise @ weights, llr),
+        **EXACT,
+    )  # fmt: skip
+
+
+def test_curvature_of_the_log_evidence_is_the_posterior_covariance() -> None:
+    llr, law = random_llr(5, seed=8), LAWS[0]
+    curvature = torch.autograd.functional.hessian(lambda x: chain_log_evidence(x, *law), llr)
+    states, weights = all_states(5), enumerated(llr, law).weights
+    mean = weights @ states
+    expected = states.T @ (weights[:, None] * states) - torch.outer(mean, mean)
+    torch.testing.assert_close(curvature, expected, **EXACT)
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+def test_log_evidence_works_under_vmap(dim: int) -> None:
     llr = random_llr(3, 4, 6)
-    mapped = torch.func.vmap(lambda x: chain_log_evidence(x, *LAWS[0]))(llr)
-    torch.testing.assert_close(mapped, chain_log_evidence(llr, *LAWS[0]), **EXACT)
+
+    def evidence(x: Tensor) -> Tensor:
+        return chain_log_evidence(x, *LAWS[0], dim=dim)
+
+    expected = torch.stack([evidence(x) for x in llr])
+    torch.testing.assert_close(torch.func.vmap(evidence)(llr), expected, **EXACT)
+    last = torch.func.vmap(evidence, in_dims=-1)(llr.movedim(0, -1))
+    torch.testing.assert_close(last, expected, **EXACT)
+    gradient = torch.func.vmap(torch.func.grad(lambda x: evidence(x).sum()))(llr)
+    alone = llr.clone().requires_grad_()
+    torch.stack([evidence(x) for x in alone]).sum().backward()
+    torch.testing.assert_close(gradient, alone.grad, **EXACT)
+
+
+def test_log_evidence_of_llr_that_are_not_finite_is_nan() -> None:
+    llr = torch.tensor([[1.0, math.nan], [1.0, 2.0]], requires_grad=True)
+    evidence = chain_log_evidence(llr, *LAWS[0])
+    assert evidence.isnan().all()
+    (gradient,) = torch.autograd.grad(evidence.sum(), llr)
+    assert gradient.isnan().all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

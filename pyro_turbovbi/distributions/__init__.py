@@ -1,6 +1,7 @@
-"""Support distributions: genuine Pyro distributions over tensors of zeros and ones."""
+"""Genuine Pyro distributions: over supports, tensors of zeros and ones, and over weights."""
 
 from pyro_turbovbi.distributions.block import BlockSupport
+from pyro_turbovbi.distributions.collapsed import CollapsedThreeLayer
 from pyro_turbovbi.distributions.gated_markov import GatedMarkovSupport
 from pyro_turbovbi.distributions.independent import IndependentSupport
 from pyro_turbovbi.distributions.markov_chain import MarkovChainSupport
@@ -9,6 +10,7 @@ from pyro_turbovbi.distributions.support import SupportDistribution, SupportPost
 
 __all__ = [
     "BlockSupport",
+    "CollapsedThreeLayer",
     "GatedMarkovSupport",
     "IndependentSupport",
     "MarkovChainSupport",

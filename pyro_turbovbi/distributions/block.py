@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn.functional import avg_pool2d
 from torch.utils._pytree import tree_map_only
 
 from pyro_turbovbi.distributions.support import (
@@ -107,6 +108,13 @@ class BlockSupport(SupportDistribution):
         reported = (solved.pairwise, solved.log_evidence, solved.gate_log_odds)
         pairwise, evidence, gates = tree_map_only(Tensor, lambda x: x.to(llr.dtype), reported)
         return Solution(pairwise, evidence, solved.messages, gates)
+
+    def _log_evidence(self, llr: Tensor) -> Tensor:
+        batch = llr.shape[: llr.dim() - len(self.event_shape)]
+        matrices = llr.double().reshape(-1, 1, *matrix_shape(self.event_shape))
+        # a sum over the elements that a block has; `pool_blocks` has no gradient
+        pooled = avg_pool2d(matrices, self.size, ceil_mode=True, divisor_override=1)
+        return self.blocks.log_evidence(pooled.view(*batch, *pooled.shape[2:])).to(llr.dtype)
 
     def _draw(self, count: int) -> Tensor:
         return self._elements(self.blocks.sample((count,)))

@@ -142,6 +142,14 @@ class GatedMarkovSupport(SupportDistribution):
             gate_log_odds=solved.gate_log_odds.to(llr.dtype),
         )
 
+    def _log_evidence(self, llr: Tensor) -> Tensor:
+        batch = llr.shape[: llr.dim() - len(self.event_shape)]
+        local = llr.reshape(*batch, *self._view).double()
+        lines = local.movedim((self._gate_axis, self._axis), (len(batch), -1))
+        of_lines = chain_log_evidence(lines, self.p01, self.p10)
+        by_gate = of_lines.reshape(*batch, self._view[self._gate_axis], -1).sum(-1)
+        return chain_log_evidence(by_gate, self.gate_p01, self.gate_p10).to(llr.dtype)
+
     def _draw(self, count: int) -> Tensor:
         gate, within = self.laws
         device = self.p01.device

@@ -68,6 +68,10 @@ class IndependentSupport(SupportDistribution):
         each = bernoulli_log_evidence(llr.double(), prior)
         return Solution(log_evidence=each.reshape(*batch, -1).sum(-1).to(llr.dtype))
 
+    def _log_evidence(self, llr: Tensor) -> Tensor:
+        each = bernoulli_log_evidence(llr.double(), self.prior_log_odds.to(llr.device))
+        return each.flatten(llr.dim() - len(self.event_shape)).sum(-1).to(llr.dtype)
+
     def _draw(self, count: int) -> Tensor:
         return torch.bernoulli(self._density.expand(count, *self.event_shape))
 

@@ -19,7 +19,7 @@ from pyro_turbovbi.distributions.support import (
     probability,
 )
 from pyro_turbovbi.errors import ShapeError
-from pyro_turbovbi.kernels import ChainLaw, chain_posterior
+from pyro_turbovbi.kernels import ChainLaw, chain_log_evidence, chain_posterior
 from pyro_turbovbi.kernels.baum_welch import maximise_chain_law
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_chains
 
@@ -120,6 +120,12 @@ class MarkovChainSupport(SupportDistribution):
             pairwise=None if counts is None else counts.reshape(*batch, -1, 2, 2).sum(-3),
             log_evidence=None if evidence is None else evidence.reshape(*batch, -1).sum(-1),
         )
+
+    def _log_evidence(self, llr: Tensor) -> Tensor:
+        batch = llr.shape[: llr.dim() - len(self.event_shape)]
+        local = llr.reshape(*batch, *self._view)
+        chains = chain_log_evidence(local, self.p01, self.p10, dim=self._axis)
+        return chains.reshape(*batch, -1).sum(-1)
 
     def _draw(self, count: int) -> Tensor:
         full = (count, *self._view)

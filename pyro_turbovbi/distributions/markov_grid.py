@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_turbovbi.distributions.support import (
+    EXACT_EVIDENCE,
     Request,
     Solution,
     SupportDistribution,
@@ -18,7 +19,7 @@ from pyro_turbovbi.distributions.support import (
     missing_transitions,
     probability,
 )
-from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
 from pyro_turbovbi.kernels import ChainLaw, GridTransitions, grid_posterior
 from pyro_turbovbi.kernels.baum_welch import bounded, maximise_run
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_grids
@@ -183,6 +184,14 @@ class MarkovGridSupport(SupportDistribution):
             out=(wanted.extrinsic.view(local.shape), messages.view(local.shape)),
         )
         return Solution(solved.transitions, solved.log_evidence, messages)
+
+    def _log_evidence(self, llr: Tensor) -> Tensor:
+        raise UnsupportedError(
+            "a grid's normaliser is intractable, so its log-evidence is not known",
+            given="a support prior with chains along rows and columns",
+            accepted=f"{EXACT_EVIDENCE}; for a Bethe approximation, without a gradient, "
+            "posterior(llr).log_evidence",
+        )
 
     def _draw(self, count: int) -> Tensor:
         row, column = self.laws

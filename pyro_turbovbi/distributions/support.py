@@ -13,13 +13,19 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
 from pyro_turbovbi.kernels import GatedTransitions, GridTransitions, check_finite
 from pyro_turbovbi.kernels.backends import buffers
 
 DistributionT = TypeVar("DistributionT", bound="SupportDistribution")
 
 Transitions = Tensor | GridTransitions | GatedTransitions
+
+#: What to use where an exact log-evidence is needed, for error messages.
+EXACT_EVIDENCE = (
+    "a support prior that is a tree: supports.Independent(), supports.Chain(), supports.Gated(), "
+    "or supports.Blocks() of them"
+)
 
 _LOWEST = 1e-30
 _HIGHEST = 1.0 - 1e-12
@@ -148,13 +154,7 @@ class SupportDistribution(TorchDistribution):
             NumericalError: If an element of `llr` is not finite.
             ShapeError: If `llr` does not end in the event shape, or `out` does not fit.
         """
-        event = self.event_shape
-        if llr.dim() < len(event) or llr.shape[llr.dim() - len(event) :] != event:
-            raise ShapeError(
-                "the log-likelihood ratios do not fit the support",
-                given=f"shape {tuple(llr.shape)}",
-                accepted=f"shape [..., {', '.join(map(str, event))}]",
-            )
+        self._check_shape(llr)
         check_finite(llr, site=site)
         log_odds, probs, extrinsic = buffers(llr, out[:3] if out else (None, None, None))
         with torch.no_grad():
@@ -163,6 +163,24 @@ class SupportDistribution(TorchDistribution):
             torch.add(llr, extrinsic, out=log_odds)
             torch.sigmoid(log_odds, out=probs)
         return SupportPosterior(log_odds, probs, extrinsic, *solved)
+
+    def log_evidence(self, llr: Float[Tensor, "*shape"]) -> Float[Tensor, "*batch"]:
+        """Differentiable log-evidence `ln sum_s p(s) exp(sum_n llr_n s_n)`, exact.
+
+        Its gradient in `llr` is the posterior probability of each element.
+
+        Args:
+            llr: `[*batch, *event]`, `ln p(data | s_n = 1) - ln p(data | s_n = 0)` in nats.
+
+        Returns:
+            `[*batch]` in nats, in the dtype of `llr`.
+
+        Raises:
+            ShapeError: If `llr` does not end in the event shape.
+            UnsupportedError: If the prior's normaliser is intractable.
+        """
+        self._check_shape(llr)
+        return self._log_evidence(llr)
 
     @abstractmethod
     def maximise(self, posterior: SupportPosterior) -> SupportDistribution:
@@ -222,6 +240,23 @@ class SupportDistribution(TorchDistribution):
         lead = value.shape[: value.dim() - len(self.event_shape)]
         total = self._total_log_prob(value.reshape(-1, *self.event_shape)).view(lead)
         return total.expand(torch.broadcast_shapes(lead, self.batch_shape)).to(value.dtype)
+
+    def _check_shape(self, llr: Tensor) -> None:
+        event = self.event_shape
+        if llr.dim() < len(event) or llr.shape[llr.dim() - len(event) :] != event:
+            raise ShapeError(
+                "the log-likelihood ratios do not fit the support",
+                given=f"shape {tuple(llr.shape)}",
+                accepted=f"shape [..., {', '.join(map(str, event))}]",
+            )
+
+    def _log_evidence(self, llr: Tensor) -> Tensor:
+        """`[*batch]` exact log-evidences of `llr [*batch, *event]`, on its graph."""
+        raise UnsupportedError(
+            "the support prior has no exact, differentiable log-evidence",
+            given=type(self).__name__,
+            accepted=EXACT_EVIDENCE,
+        )
 
     @abstractmethod
     def _solve(self, llr: Tensor, wanted: Request) -> Solution:

@@ -22,7 +22,12 @@ from pyro_turbovbi.distributions import (
     SupportDistribution,
 )
 from pyro_turbovbi.distributions.block import block_shape
-from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, ShapeError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    NumericalError,
+    ShapeError,
+    UnsupportedError,
+)
 from pyro_turbovbi.kernels import ChainLaw
 from tests.oracles.enumeration import (
     all_states,
@@ -290,3 +295,60 @@ def test_refuses_what_is_no_probability(bad: float) -> None:
     ):
         with pytest.raises(InvalidArgumentError, match="is not a probability"):
             make()
+
+
+every_tree = pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "grid"])
+
+
+@every_tree
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2, 2)])
+def test_differentiable_log_evidence_and_its_gradient(kind: str, shape: tuple[int, ...]) -> None:
+    """The log-evidence of the posterior; its gradient is the posterior probability."""
+    support = MAKERS[kind](shape)
+    llr = 3 * torch.randn(5, 2, *shape, dtype=torch.float64)
+    exact = support.posterior(llr)
+    evidence = support.log_evidence(llr.requires_grad_())
+    assert exact.log_evidence is not None
+    torch.testing.assert_close(evidence, exact.log_evidence, **EXACT)
+    (gradient,) = torch.autograd.grad(evidence.sum(), llr)
+    torch.testing.assert_close(gradient, exact.probs, **EXACT)
+
+
+@every_tree
+def test_log_evidence_is_differentiable_twice(kind: str) -> None:
+    support = MAKERS[kind]((2, 3))
+    llr = 2 * torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(support.log_evidence, llr)
+    assert torch.autograd.gradgradcheck(support.log_evidence, llr)
+
+
+@every_tree
+def test_log_evidence_keeps_the_dtype(kind: str) -> None:
+    support = MAKERS[kind]((3, 4))
+    llr = torch.randn(3, 4)
+    single, double = support.log_evidence(llr), support.log_evidence(llr.double())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
+
+
+@every_tree
+def test_log_evidence_needs_a_llr_of_the_event_shape(kind: str) -> None:
+    with pytest.raises(ShapeError, match="do not fit the support"):
+        MAKERS[kind]((3, 4)).log_evidence(torch.zeros(4, 3))
+
+
+def test_grids_have_no_exact_log_evidence() -> None:
+    grid = MAKERS["grid"]((3, 4))
+    message = "a grid's normaliser is intractable, so its log-evidence is not known"
+    for support in (grid, BlockSupport((6, 8), (2, 2), grid)):
+        with pytest.raises(UnsupportedError, match=message) as error:
+            support.log_evidence(torch.zeros(support.event_shape))
+        assert "supports.Chain()" in str(error.value)
+
+
+def test_a_support_without_log_evidence_says_so() -> None:
+    class Minimal(IndependentSupport):
+        _log_evidence = SupportDistribution._log_evidence
+
+    with pytest.raises(UnsupportedError, match="no exact, differentiable log-evidence; given: Min"):
+        Minimal((2,), 0.3).log_evidence(torch.zeros(2))

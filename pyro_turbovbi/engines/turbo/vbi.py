@@ -86,7 +86,7 @@ class TurboVBI:
                 "num_steps is out of range", given=num_steps, accepted="1, 2, ..."
             )
         self.model = model
-        self.settings = settings or TurboSettings()
+        self.settings = (settings or TurboSettings()).completed(model)
         self.num_steps = num_steps
         self.steps_done = 0
         self.sites: dict[str, SiteState] = {}

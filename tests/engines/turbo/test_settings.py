@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+import pyro_turbovbi as ptv
+from pyro_turbovbi import likelihoods, priors
 from pyro_turbovbi.engines import SpikeAnnealing, Turbo, TurboSettings
+from pyro_turbovbi.engines.turbo import TurboVBI
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters
 
@@ -92,3 +98,14 @@ def test_wrong_settings_are_refused(change: dict[str, object], message: str) -> 
 def test_wrong_annealing_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="start >= 1"):
         SpikeAnnealing(start=0.5)
+
+
+def test_classifiers_are_colder_by_default_and_what_is_given_stays() -> None:
+    net = torch.nn.Linear(3, 2)
+    classifier = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.ThreeLayer())
+    regression = ptv.lift(net, likelihood=likelihoods.Gaussian(), prior=priors.ThreeLayer())
+    settings = TurboSettings(lr=1e-2)
+    for model, weight in ((classifier, 0.2), (regression, 1.0), (lambda: None, 1.0)):
+        assert settings.completed(model) == replace(settings, kl_weight=weight)
+        assert TurboSettings(kl_weight=0.7).completed(model).kl_weight == 0.7
+        assert TurboVBI(model).settings.kl_weight == weight

@@ -95,14 +95,15 @@ class Fit:
 
         Args:
             keep: Share of weights to keep, in (0, 1]: ranked over all sites by |mean| / scale
-                where the posterior has scales, otherwise by |mean|. Default: the posterior
-                decides, P(s = 1) > 1/2; without a support layer every weight stays.
+                where the posterior has scales, otherwise by |mean|. Default: P(s = 1) > 1/2 where
+                the prior has a support layer, elsewhere the rule of the prior's authors
+                (`Prior.survivors`); every weight stays where there is none.
 
         Raises:
             InvalidArgumentError: if `keep` is outside (0, 1].
         """
         if keep is None:
-            return {name: probs > 0.5 for name, probs in self.support_probs().items()}
+            return _surviving_masks(self.bnn, self.posterior)
         return _ranked_masks(self.posterior, keep)
 
     def sample(self, n: int) -> dict[str, Tensor]:
@@ -344,6 +345,18 @@ def _support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:
         name: known[name] if name in known else torch.ones(site.shape, device=device)
         for name, site in bnn.sites.items()
     }
+
+
+def _surviving_masks(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:
+    probs, supported = _support_probs(bnn, posterior), posterior.support_probs() or {}
+    masks = {name: p > 0.5 for name, p in probs.items()}
+    sites = {name: site for name, site in bnn.sites.items() if name not in supported}
+    moments = posterior.moments() if sites else {}
+    for name, site in sites.items():
+        survivors = site.prior.survivors(name, moments)
+        if survivors is not None:
+            masks[name] = survivors
+    return masks
 
 
 def _share(density: Mapping[str, float], bnn: BayesianNet) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_turbovbi.batches import Inputs, num_rows
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.likelihoods import Likelihood
+from pyro_turbovbi.priors.base import Moments
 
 Weights = dict[str, Tensor]
 
@@ -31,6 +32,12 @@ class Posterior(Protocol):
 
     def support_probs(self) -> Weights | None:
         """P(s = 1 | data) by name of the sites with a support layer; None where there is none."""
+
+    def moments(self) -> dict[str, Moments]:
+        """Moments of the priors' continuous sample sites by name, those that are known.
+
+        They are what `Prior.survivors` reads; the same ones at every call.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +72,10 @@ class DiagonalPosterior:
         """See `Posterior.support_probs`."""
         return dict(self.support) if self.support else None
 
+    def moments(self) -> dict[str, Moments]:
+        """See `Posterior.moments`."""
+        return {name: Moments(mean, self.scales[name]) for name, mean in self.loc.items()}
+
 
 @dataclass(frozen=True, eq=False)
 class SampledPosterior:
@@ -75,12 +86,14 @@ class SampledPosterior:
         center: Returns the means (or medians, where the family has them in closed form).
         scales: Standard deviations by site name, where known.
         support: P(s = 1) by site name, for sites under a three-layer prior.
+        latents: Returns the moments of the priors' sample sites, where known.
     """
 
     sampler: Callable[[], Weights]
     center: Callable[[], Weights]
     scales: Mapping[str, Tensor] | None = None
     support: Mapping[str, Tensor] | None = None
+    latents: Callable[[], Mapping[str, Moments]] | None = None
 
     def draw(self) -> Weights:
         """See `Posterior.draw`."""
@@ -97,6 +110,10 @@ class SampledPosterior:
     def support_probs(self) -> Weights | None:
         """See `Posterior.support_probs`."""
         return dict(self.support) if self.support else None
+
+    def moments(self) -> dict[str, Moments]:
+        """See `Posterior.moments`."""
+        return dict(self.latents()) if self.latents else {}
 
 
 @dataclass(frozen=True, eq=False)

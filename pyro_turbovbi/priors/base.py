@@ -4,6 +4,9 @@ The program runs as a Pyro effect of type ``"weight"``. Stock Pyro handlers do n
 and see only the ordinary sample sites inside; an engine that knows it can discover every weight of
 any model (`discover_weights`) and hand in weights of its own without running the prior at all
 (`SubstituteWeights`), which is what keeps a training step cheap.
+
+Most priors sample the weight itself. A `NonCentred` prior samples independent pieces, such as
+scales and a unit-variance weight, and the weight is a function of them.
 """
 
 from __future__ import annotations
@@ -12,14 +15,34 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyro
+import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
+
+
+class Moments(NamedTuple):
+    """Posterior mean and standard deviation of one sample site, element by element.
+
+    Those of the site's unconstrained value: of its logarithm where the site is positive.
+
+    Attributes:
+        mean: Shape of the site.
+        scale: Same shape; zero where the posterior is a point.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+
+#: Ways to infer a weight: a mode, a variational posterior, Markov chain Monte Carlo.
+INFERENCE = frozenset({"map", "vi", "mcmc"})
 
 
 class Prior(ABC):
@@ -31,6 +54,8 @@ class Prior(ABC):
 
     #: Whether the program contains discrete sample sites, which autoguides cannot handle.
     discrete: bool = False
+    #: Ways of inference that the prior is meant for, of `INFERENCE`; engines refuse the others.
+    inference: frozenset[str] = INFERENCE
 
     def sample(
         self, name: str, shape: torch.Size | tuple[int, ...], *, init: Tensor | None = None
@@ -68,6 +93,73 @@ class Prior(ABC):
             shape: Shape of the weight.
             like: Scalar tensor that carries the device and dtype to use.
         """
+
+    def weight(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        """The weight that belongs to values of the prior's sample sites.
+
+        Args:
+            name: Name of the weight.
+            values: Values by site name; further sites may be among them.
+
+        Raises:
+            KeyError: if a site of the prior is missing.
+        """
+        return values[name]
+
+    def start(self, name: str, init: Tensor) -> dict[str, Tensor]:
+        """Values of the sample sites at which the weight is `init`: where training starts.
+
+        Args:
+            name: Name of the weight.
+            init: Start value of the weight.
+
+        Returns:
+            Values by site name. Sites that are left out start where the engine likes.
+        """
+        return {name: init}
+
+    def survivors(self, name: str, moments: Mapping[str, Moments]) -> Tensor | None:
+        """The pruning rule of the prior's authors: which weights are worth keeping.
+
+        Args:
+            name: Name of the weight.
+            moments: Posterior moments by site name, of all sites of the prior.
+
+        Returns:
+            Boolean tensor of the weight's shape; None (default) where there is no such rule, or
+            where the posterior does not tell what the rule asks for.
+        """
+        return None
+
+
+class NonCentred(Prior):
+    """A prior that samples the pieces of a weight and puts the weight together from them.
+
+    A scale and the weight under it are strongly dependent, which a factorised posterior cannot
+    follow; the scale and the weight in units of it are not. So the scales and the unit-variance
+    weight are the sample sites here, and the weight itself is a deterministic site, ``{name}``.
+    Subclasses implement `pieces` and `weight`.
+
+    Source: S. Ghosh, J. Yao, F. Doshi-Velez, "Structured variational learning of Bayesian neural
+    networks with horseshoe priors", ICML 2018.
+    """
+
+    @abstractmethod
+    def pieces(self, name: str, shape: torch.Size, like: Tensor) -> dict[str, Tensor]:
+        """Run ``pyro.sample`` for every site; return the values by site name. As `emit`."""
+
+    @abstractmethod
+    def weight(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        """See `Prior.weight`."""
+
+    def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
+        """Emit the sites of `pieces` and the deterministic site ``{name}``. See `Prior.emit`."""
+        return pyro.deterministic(name, self.weight(name, self.pieces(name, shape, like)))
+
+
+def emit_each(laws: Mapping[str, dist.TorchDistribution]) -> dict[str, Tensor]:
+    """Run ``pyro.sample`` for independent sites; return their values by site name."""
+    return {site: pyro.sample(site, law) for site, law in laws.items()}
 
 
 def _emit(site: str, prior: Prior, shape: torch.Size, init: Tensor | None) -> Tensor:

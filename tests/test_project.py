@@ -8,6 +8,7 @@ import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 from types import ModuleType
 
 import pytest
@@ -75,6 +76,15 @@ def test_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     exec(compile(with_few_epochs(source), "quickstart.md", "exec"), names)
     assert names["logits"].isfinite().all()  # type: ignore[attr-defined]
     assert names["loss"] == names["loss"], "the loss is NaN"
+
+
+def test_the_support_prior_of_your_own_runs() -> None:
+    """With all its epochs: it must find what the page says."""
+    source = "\n".join(python_blocks(ROOT / "docs" / "own-support.md"))
+    source = source.replace("epochs=60", "epochs=60, progress=False")
+    names: dict[str, Any] = {"__name__": "own_support"}
+    exec(compile(source, "own-support.md", "exec"), names)
+    assert names["pairs"].any(0).tolist() == [[n == 2] * 2 for n in range(6)]
 
 
 def test_versions_agree() -> None:

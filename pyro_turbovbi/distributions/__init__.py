@@ -2,6 +2,7 @@
 
 from pyro_turbovbi.distributions.block import BlockSupport
 from pyro_turbovbi.distributions.collapsed import CollapsedThreeLayer
+from pyro_turbovbi.distributions.custom import CustomSupport
 from pyro_turbovbi.distributions.gated_markov import GatedMarkovSupport
 from pyro_turbovbi.distributions.independent import IndependentSupport
 from pyro_turbovbi.distributions.markov_chain import MarkovChainSupport
@@ -11,6 +12,7 @@ from pyro_turbovbi.distributions.support import SupportDistribution, SupportPost
 __all__ = [
     "BlockSupport",
     "CollapsedThreeLayer",
+    "CustomSupport",
     "GatedMarkovSupport",
     "IndependentSupport",
     "MarkovChainSupport",

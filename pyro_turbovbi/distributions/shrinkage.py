@@ -69,7 +69,8 @@ class NormalMixture(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         spike = -0.5 * (value / self.spike).square() - log(self.spike * sqrt(2 * pi))
-        return spike + log(1 - self.density) + torch.nn.functional.softplus(self.log_odds(value))
+        slab_gain = torch.logaddexp(self.log_odds(value), torch.zeros_like(value))
+        return spike + log(1 - self.density) + slab_gain
 
 
 class LogUniformNormal(TorchDistribution):
@@ -124,7 +125,9 @@ class LogUniformNormal(TorchDistribution):
         inner, outer = size.clamp(max=self.high), size.clamp(min=self.high)
         root = sqrt(2.0)
         near = 0.5 * (inner / (self.low * root)).erf() - 0.5 * (inner / (self.high * root)).erf()
-        first, second = log_ndtr(-outer / self.high), log_ndtr(-outer / self.low)
+        # ten deviations further out there is nothing left, but a slope that is not finite
+        further = torch.minimum(outer / self.low, outer / self.high + 10.0)
+        first, second = log_ndtr(-outer / self.high), log_ndtr(-further)
         far = first + torch.log1p(-(second - first).exp())
         mass = torch.where(size <= self.high, near.log(), far)
         return mass - size.log() - log(log(self.high / self.low))

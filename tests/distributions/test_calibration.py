@@ -5,8 +5,8 @@ nothing but the posterior under test, element by element, each drawn element fix
 evidence. If prior, evidence and posterior belong together, the rank of a truth's statistic among
 those of its draws is uniform. Each test fails by chance once in 10,000 random seeds.
 
-Reference: S. Talts, M. Betancourt, D. Simpson, A. Vehtari, A. Gelman, "Validating Bayesian inference
-algorithms with simulation-based calibration", arXiv 1804.06788.
+Reference: S. Talts, M. Betancourt, D. Simpson, A. Vehtari, A. Gelman, "Validating Bayesian
+inference algorithms with simulation-based calibration", arXiv 1804.06788.
 """
 
 from __future__ import annotations

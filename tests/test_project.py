@@ -8,8 +8,8 @@ import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 from types import ModuleType
+from typing import Any
 
 import pytest
 

@@ -22,8 +22,13 @@ from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import Posterior, Prediction, predict
 
 if TYPE_CHECKING:
+    import matplotlib.figure
+
     from pyro_turbovbi.compression import Compressed
     from pyro_turbovbi.diagnostics.evaluation import Metrics
+    from pyro_turbovbi.diagnostics.inference_data import Sites
+    from pyro_turbovbi.diagnostics.khat import KHat
+    from pyro_turbovbi.diagnostics.loo import LeaveOneOut
 
 #: Draws of a posterior predictive, unless told otherwise.
 NUM_SAMPLES = 32
@@ -135,6 +140,52 @@ class Fit:
         from pyro_turbovbi.diagnostics.evaluation import evaluate
 
         return evaluate(self, test, num_samples=num_samples)
+
+    def loo(self, train: Data, *, num_draws: int = 1000, seed: int = 0) -> LeaveOneOut:
+        """Leave-one-out cross-validation; see `diagnostics.leave_one_out`."""
+        from pyro_turbovbi.diagnostics.loo import leave_one_out
+
+        return leave_one_out(self, train, num_draws=num_draws, seed=seed)
+
+    def khat(self, train: Data, *, num_draws: int = 1000, seed: int = 0) -> KHat:
+        """Distance of q(w) from the posterior; see `diagnostics.variational_khat`."""
+        from pyro_turbovbi.diagnostics.khat import variational_khat
+
+        return variational_khat(self, train, num_draws=num_draws, seed=seed)
+
+    def to_arviz(
+        self, test: Data, *, num_samples: int = 200, sites: Sites | None = None, seed: int = 0
+    ) -> Any:
+        """Posterior, predictive, log-likelihood and ELBO; see `diagnostics.to_inference_data`."""
+        from pyro_turbovbi.diagnostics.inference_data import to_inference_data
+
+        return to_inference_data(self, test, num_samples=num_samples, sites=sites, seed=seed)
+
+    def plot_elbo(self) -> matplotlib.figure.Figure:
+        """The ELBO of every epoch."""
+        from pyro_turbovbi.diagnostics.plots import elbo_curves
+
+        return elbo_curves({self.engine_name: self.history.elbo})
+
+    def plot_supports(self) -> matplotlib.figure.Figure:
+        """P(s = 1 | data) of every weight, one picture a site."""
+        from pyro_turbovbi.diagnostics.plots import support_matrices
+
+        return support_matrices(self.support_probs())
+
+    def plot_reliability(
+        self, test: Data, num_samples: int = NUM_SAMPLES
+    ) -> matplotlib.figure.Figure:
+        """Accuracy against confidence, for classes; see `diagnostics.reliability`."""
+        from pyro_turbovbi.diagnostics.calibration_plots import plot_reliability
+
+        return plot_reliability({self.engine_name: self}, test, num_samples=num_samples)
+
+    def plot_pit(self, test: Data, num_samples: int = NUM_SAMPLES) -> matplotlib.figure.Figure:
+        """Calibration of a regression; see `diagnostics.probability_integral_transform`."""
+        from pyro_turbovbi.diagnostics.calibration_plots import plot_pit
+
+        return plot_pit({self.engine_name: self}, test, num_samples=num_samples)
 
     def mean_net(self) -> nn.Module:
         """A plain copy of the user's network that carries the posterior means, in eval mode."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi.batches import as_tensors
+from pyro_turbovbi.diagnostics._draws import seeded
 from pyro_turbovbi.diagnostics.evaluation import evaluate_prediction, point_error
 from pyro_turbovbi.diagnostics.plots import pareto
 from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, site_priors
@@ -166,10 +167,9 @@ def compare(
             "fits with different kinds of targets", given=kinds, accepted="fits of one data set"
         )
     x, y = as_tensors(test)
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        rows = []
-        for name, fit in fits.items():
-            torch.manual_seed(seed)
+    rows = []
+    for name, fit in fits.items():
+        with seeded(seed):
             rows.append(_row(name, fit, x, y, num_samples))
     return Comparison(tuple(rows))
 

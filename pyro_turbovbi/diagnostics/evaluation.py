@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_turbovbi.batches import as_tensors
 from pyro_turbovbi.diagnostics.calibration import (
+    brier_score,
     error_rate,
     expected_calibration_error,
     negative_log_likelihood,
@@ -29,6 +30,7 @@ class Metrics:
         rmse: Root mean square error of the predictive mean, in units of the target; None for a
             classification.
         ece: Expected calibration error with 15 bins; None unless it is a classification.
+        brier: Brier score in [0, 2]; None unless it is a classification.
     """
 
     num_points: int
@@ -36,6 +38,7 @@ class Metrics:
     error: float | None = None
     rmse: float | None = None
     ece: float | None = None
+    brier: float | None = None
 
     @property
     def primary(self) -> tuple[str, float]:
@@ -73,7 +76,13 @@ def evaluate_prediction(prediction: PredictionLike, y: Tensor) -> Metrics:
     if name == "rmse":
         return Metrics(len(y), nll, rmse=value)
     probs, labels = as_classes(mean, likelihood.prepare(y, prediction.outputs[0]))
-    return Metrics(len(y), nll, error=value, ece=expected_calibration_error(probs, labels))
+    return Metrics(
+        len(y),
+        nll,
+        error=value,
+        ece=expected_calibration_error(probs, labels),
+        brier=brier_score(probs, labels),
+    )
 
 
 def point_error(likelihood: LikelihoodLike, mean: Tensor, y: Tensor) -> tuple[str, float]:

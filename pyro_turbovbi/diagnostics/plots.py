@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pyro_turbovbi.compression.regularity import regularity
-from pyro_turbovbi.diagnostics._panels import DPI, Panel, draw_panels, panel_width
+from pyro_turbovbi.diagnostics._axes import COLOURS, DASHES, MARKERS, require, single_axes
+from pyro_turbovbi.diagnostics._panels import Panel, draw_panels, panel_width
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES = ("-", "--", "-.", (0, (1, 1)))
 _LABELLED_MULTIPLES = (1.0, 2.0, 5.0)
 _WIDEST = 1700
 _COLOUR_LABEL = "P(kept)"
@@ -58,7 +56,7 @@ def support_matrices(
         InvalidArgumentError: If there is nothing to draw or a value lies outside [0, 1].
         ShapeError: If a tensor has no axis or no element.
     """
-    _require(supports)
+    require(supports)
     panels = [
         Panel(_matrix(values), _title(name, values), xlabel, ylabel, column_ticks)
         for name, values in supports.items()
@@ -96,7 +94,7 @@ def support_before_after(
             value lies outside [0, 1].
         ShapeError: If a tensor has no axis or no element.
     """
-    _require(stages)
+    require(stages)
     for name, supports in stages.items():
         if len(supports) != len(labels):
             raise InvalidArgumentError(
@@ -132,19 +130,19 @@ def elbo_curves(
     Raises:
         InvalidArgumentError: If there is no curve or a curve is empty.
     """
-    _require(curves)
+    require(curves)
     for name, values in curves.items():
         if not values:
             raise InvalidArgumentError(f"the curve {name!r} is empty", accepted="at least 1 epoch")
-    figure, axes = _single_axes(heading, "epoch", "ELBO (nats)")
+    figure, axes = single_axes(heading, "epoch", "ELBO (nats)")
     for i, (name, values) in enumerate(curves.items()):
-        marker = _MARKERS[i % len(_MARKERS)]
+        marker = MARKERS[i % len(MARKERS)]
         axes.plot(
             range(1, len(values) + 1),
             list(values),
             label=name,
-            color=_COLOURS[i % len(_COLOURS)],
-            linestyle=_DASHES[i % len(_DASHES)],
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=DASHES[i % len(DASHES)],
             marker=marker,
             markersize=5,
             markevery=max(1, len(values) // 8),
@@ -173,7 +171,7 @@ def pareto(
     Raises:
         InvalidArgumentError: If there is no point or a fraction lies outside [0, 1].
     """
-    _require(points)
+    require(points)
     for name, (left, _) in points.items():
         if not 0.0 <= left <= 1.0:
             raise InvalidArgumentError(
@@ -184,7 +182,7 @@ def pareto(
         name if left > 0.0 else f"{name} (no weight left)": (max(left, edge), error)
         for name, (left, error) in points.items()
     }
-    figure, axes = _single_axes("Error against size", "weights left (%)", error_label)
+    figure, axes = single_axes("Error against size", "weights left (%)", error_label)
     front = pareto_front(list(points.values()))
     axes.step(
         [100 * left for left, _ in front],
@@ -201,8 +199,8 @@ def pareto(
             s=64,
             label=name,
             zorder=2,
-            color=_COLOURS[i % len(_COLOURS)],
-            marker=_MARKERS[i % len(_MARKERS)],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
         )
     _percent_axis(axes)
     axes.set_xlim(70 * min(left for left, _ in points.values()), 140.0)
@@ -218,22 +216,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or point[1] < front[-1][1]:
             front.append(point)
     return front
-
-
-def _single_axes(
-    heading: str, xlabel: str, ylabel: str
-) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.6), dpi=DPI, layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    axes.set_title(heading, fontsize=12)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _percent_axis(axes: matplotlib.axes.Axes) -> None:
@@ -282,8 +264,3 @@ def _title(name: str, values: Tensor) -> str:
     counts = regularity(matrix > 0.5)
     size = "x".join(map(str, matrix.shape))
     return f"{name}\n{size}, {100 * counts.density:.3g} % left, {counts.clusters} clusters"
-
-
-def _require(items: Mapping[str, object]) -> None:
-    if not items:
-        raise InvalidArgumentError("there is nothing to draw", accepted="at least one entry")

@@ -74,6 +74,23 @@ class FitLike(Protocol):
         """The compressed net, verified on `data`."""
 
 
+@runtime_checkable
+class PosteriorFit(Protocol):
+    """A fitted net with its posterior: what the diagnostics that look at single draws need."""
+
+    @property
+    def engine_name(self) -> str:
+        """Name of the engine that made it."""
+
+    @property
+    def bnn(self) -> Any:
+        """The lifted net, a `BayesianNet`."""
+
+    @property
+    def posterior(self) -> Any:
+        """The `Posterior` over its weights."""
+
+
 def site_priors(fit: FitLike) -> Mapping[str, str]:
     """The prior of every weight site, in words, by name of the site."""
     return {name: repr(site.prior) for name, site in fit.bnn.sites.items()}

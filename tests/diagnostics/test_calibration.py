@@ -8,12 +8,22 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.diagnostics.calibration import (
+    brier_score,
     error_rate,
     expected_calibration_error,
     negative_log_likelihood,
+    probability_integral_transform,
+    reliability,
     root_mean_square_error,
 )
-from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    ShapeError,
+    UnsupportedError,
+)
+from pyro_turbovbi.likelihoods import Categorical, Gaussian
+from pyro_turbovbi.posterior import Prediction
 
 
 def _case(points: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -98,7 +108,7 @@ def test_single_precision_sums_are_exact() -> None:
     assert negative_log_likelihood(ones) == pytest.approx(-float(ones[0]), rel=1e-12)
 
 
-@pytest.mark.parametrize("metric", [error_rate, expected_calibration_error])
+@pytest.mark.parametrize("metric", [error_rate, brier_score, expected_calibration_error])
 def test_lengths_that_differ_and_empty_sets_are_refused(
     metric: Callable[[Tensor, Tensor], float],
 ) -> None:
@@ -116,3 +126,69 @@ def test_shapes_that_differ_are_refused() -> None:
 def test_too_few_bins_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="given: 0; accepted: at least 1"):
         expected_calibration_error(*_case(3, 2), bins=0)
+
+
+def test_the_brier_score_is_the_squared_distance_to_the_label() -> None:
+    probs, labels = _case(50, 4)
+    true = torch.nn.functional.one_hot(labels, 4)
+    expected = (probs - true).square().sum(1).mean().item()
+    assert brier_score(probs, labels) == pytest.approx(expected, abs=1e-12)
+    assert brier_score(torch.eye(3), torch.arange(3)) == 0.0
+    assert brier_score(torch.eye(2), torch.tensor([1, 0])) == 2.0
+
+
+def test_the_brier_score_of_two_classes_is_twice_scikit_learns() -> None:
+    from sklearn.metrics import brier_score_loss
+
+    probs, labels = _case(80, 2)
+    half = brier_score_loss(labels.numpy(), probs[:, 1].numpy())
+    assert brier_score(probs, labels) == pytest.approx(2 * half, abs=1e-12)
+
+
+def test_reliability_agrees_with_scikit_learns_curve() -> None:
+    from sklearn.calibration import calibration_curve
+
+    probs, labels = _case(500, 3)
+    confidence, predicted = probs.max(1)
+    accuracy, mean = calibration_curve(
+        (predicted == labels).numpy(), confidence.numpy(), n_bins=10, strategy="uniform"
+    )
+    curve = reliability(probs, labels, bins=10)
+    kept = curve.counts > 0
+    assert curve.accuracy[kept].numpy() == pytest.approx(accuracy)
+    assert curve.confidence[kept].numpy() == pytest.approx(mean)
+    assert int(curve.counts.sum()) == 500
+    assert bool(curve.accuracy[~kept].isnan().all())
+
+
+def test_the_pit_of_one_draw_is_the_normal_distribution_function() -> None:
+    outputs, y = torch.randn(1, 9, 2), torch.randn(9, 2)
+    values = probability_integral_transform(Prediction(outputs, Gaussian(0.5)), y)
+    law = torch.distributions.Normal(outputs[0], 0.5)
+    assert torch.allclose(values, law.cdf(y))
+
+
+def test_the_pit_is_that_of_the_mixture_over_draws() -> None:
+    outputs = torch.tensor([[[-10.0]], [[10.0]]])
+    prediction = Prediction(outputs, Gaussian(1.0))
+    values = probability_integral_transform(prediction, torch.zeros(1))
+    assert values.shape == (1, 1)
+    assert float(values) == pytest.approx(0.5)
+
+
+def test_the_pit_of_calibrated_predictions_is_uniform() -> None:
+    from scipy import stats
+
+    scale = torch.linspace(-1.0, 1.0, 4000)[None]
+    output = torch.stack([torch.randn(1, 4000), scale], -1)
+    y = torch.distributions.Normal(output[0, :, 0], scale[0].exp()).sample()
+    prediction = Prediction(output, Gaussian(heteroscedastic=True))
+    values = probability_integral_transform(prediction, y)
+    # Fails once in ten thousand seeds; the seed is fixed.
+    assert stats.kstest(values.flatten().double().numpy(), "uniform").pvalue > 1e-4
+
+
+def test_the_pit_of_classes_is_refused() -> None:
+    prediction = Prediction(torch.zeros(1, 3, 2), Categorical())
+    with pytest.raises(UnsupportedError, match="continuous targets; given: Categorical, classif"):
+        probability_integral_transform(prediction, torch.zeros(3).long())

@@ -24,6 +24,9 @@ def test_classification() -> None:
     assert metrics.error == pytest.approx((x.argmax(1) != y).double().mean().item())
     assert metrics.nll == pytest.approx(nn.functional.cross_entropy(x, y).item(), rel=1e-5)
     assert metrics.ece == pytest.approx(expected_calibration_error(x.softmax(1), y), abs=1e-6)
+    true = nn.functional.one_hot(y, 3)
+    expected = (x.softmax(1) - true).square().sum(1).mean().item()
+    assert metrics.brier == pytest.approx(expected, rel=1e-5)
     assert metrics.rmse is None
     assert metrics.primary == ("error", metrics.error)
 
@@ -58,7 +61,7 @@ def test_regression_in_closed_form() -> None:
     assert metrics.rmse == pytest.approx(2.5**0.5)
     expected = 0.5 * math.log(2 * math.pi * 4.0) + 2.5 / 8
     assert metrics.nll == pytest.approx(expected, rel=1e-6)
-    assert (metrics.error, metrics.ece) == (None, None)
+    assert (metrics.error, metrics.ece, metrics.brier) == (None, None, None)
     assert metrics.primary == ("rmse", metrics.rmse)
 
 

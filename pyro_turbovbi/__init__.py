@@ -20,6 +20,7 @@ from pyro_turbovbi.errors import TurboVBIError
 from pyro_turbovbi.fit import EpochRecord, Fit, History, fit
 from pyro_turbovbi.lift import BayesianNet, lift
 from pyro_turbovbi.posterior import Prediction
+from pyro_turbovbi.recipe import Recipe
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "Fit",
     "History",
     "Prediction",
+    "Recipe",
     "Regularity",
     "TurboVBI",
     "TurboVBIError",

@@ -47,7 +47,7 @@ class SiteError(TurboVBIError, ValueError):
     """A pattern or name matches no weight site of the model."""
 
 
-class SpecError(TurboVBIError, ValueError):
+class SpecError(InvalidArgumentError):
     """A declarative description cannot be read."""
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m pyro_turbovbi demo`."""
+"""The command line: `python -m pyro_turbovbi demo` and `run`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyro_turbovbi.cli.demo import RECIPES, run_demo
+from pyro_turbovbi.cli.run import run_recipe
 from pyro_turbovbi.errors import TurboVBIError
 
 EXIT_FAILURE = 2
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        run_demo(options.data, Path(options.out), epochs=options.epochs, seed=options.seed)
+        options.command(options)
     except TurboVBIError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILURE
@@ -52,4 +53,20 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=int, metavar="N", help="passes over the data (None: as the data set needs)"
     )
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random")
+    demo.set_defaults(command=_demo)
+    run = commands.add_parser("run", help="train what a recipe declares; runs the code it names")
+    run.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML or TOML file")
+    run.add_argument(
+        "--epochs", type=int, metavar="N", help="passes over the data (default: the recipe's)"
+    )
+    run.add_argument("--out", type=Path, metavar="FILE", help="where the compressed net goes")
+    run.set_defaults(command=_run)
     return parser
+
+
+def _demo(options: argparse.Namespace) -> None:
+    run_demo(options.data, Path(options.out), epochs=options.epochs, seed=options.seed)
+
+
+def _run(options: argparse.Namespace) -> None:
+    run_recipe(options.recipe, epochs=options.epochs, out=options.out)

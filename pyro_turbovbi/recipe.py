@@ -1,0 +1,334 @@
+"""A whole training as one file: net, prior, likelihood, engine, data and schedule.
+
+A recipe is plain data and values. Reading one imports and runs nothing that it names; `build` and
+`fit` do, so run only recipes whose code you trust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from pyro_turbovbi import data as loaders
+from pyro_turbovbi import engines, likelihoods
+from pyro_turbovbi.batches import Data
+from pyro_turbovbi.data import Recovery, Splits, TensorPair
+from pyro_turbovbi.engines.protocol import AnyEngine
+from pyro_turbovbi.errors import InvalidArgumentError, SpecError
+from pyro_turbovbi.fit import Callback, Fit, fit
+from pyro_turbovbi.lift import BayesianNet, lift
+from pyro_turbovbi.likelihoods import Likelihood
+from pyro_turbovbi.priors import Prior, to_spec
+from pyro_turbovbi.priors.selection import BySite
+from pyro_turbovbi.priors.spec import AnyPrior, vocabulary
+from pyro_turbovbi.specs.calls import IMPORTED, Call, Function, rebase
+from pyro_turbovbi.specs.families import Family, Vocabulary
+
+if TYPE_CHECKING:
+    from pyro_turbovbi.specs.documents import Document
+    from pyro_turbovbi.specs.schema import Schema
+
+Spec = Mapping[str, Any]
+
+
+class Ingredients(NamedTuple):
+    """What a recipe is made of, built.
+
+    Attributes:
+        bnn: The lifted net.
+        engine: The engine.
+        data: What the loader gave: `data.Splits`, or anything that `ptv.fit` takes.
+    """
+
+    bnn: BayesianNet
+    engine: AnyEngine
+    data: Any
+
+    @property
+    def train(self) -> Data:
+        """The part of the data to train on."""
+        if isinstance(self.data, Splits):
+            return self.data.train
+        if isinstance(self.data, Recovery):
+            return TensorPair(self.data.x, self.data.y)
+        return self.data
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training, declared.
+
+    Everything of this package is named by `kind`, with its arguments beside it:
+    ``{"kind": "Turbo", "lr": 0.004}``. Code of your own is named by `call`, with its arguments
+    below: ``{"call": "package.module:factory", "arguments": {...}}`` or
+    ``{"call": "models/digits_mlp.py:build"}``. Paths of files are relative to the recipe's file,
+    and to the working directory where a recipe is made in Python; they are kept absolute.
+
+    Args:
+        net: A call that gives a `torch.nn.Module` or a lifted net.
+        data: `kind` of a loader of `pyro_turbovbi.data`, or a call that gives `data.Splits` or
+            whatever `ptv.fit` trains on.
+        engine: `kind` of an engine, or a call.
+        likelihood: `kind` of a likelihood, or a call. None: that of the lifted net.
+        prior: A prior or a selection by site. None: that of the lifted net.
+        epochs: Passes over the data.
+        batch_size: Data points a step.
+        seed: Seed of the net's start values and of the training. (A loader has its own.)
+
+    Raises:
+        SpecError: An `InvalidArgumentError`, if something is wrong; names the key and, in a file,
+            its line.
+    """
+
+    net: Spec
+    data: Spec
+    engine: Spec = field(default_factory=lambda: {"kind": "Turbo"})
+    likelihood: Spec | None = None
+    prior: Prior | BySite | None = None
+    epochs: int = 20
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        from pyro_turbovbi.specs.documents import Document
+
+        for name in ("net", "data", "engine", "likelihood"):
+            object.__setattr__(self, name, rebase(getattr(self, name), os.path.abspath))
+        _parse(Document(self.to_spec()))
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Recipe:
+        """Make a recipe from a dictionary of plain data, as a file has it.
+
+        Raises:
+            SpecError: See `Recipe`.
+        """
+        from pyro_turbovbi.specs.documents import Document
+
+        return cls._of(Document(spec))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe from a YAML or TOML file. Nothing that it names is imported or run.
+
+        Raises:
+            SpecError: See `Recipe`; also if the file cannot be read.
+        """
+        from pyro_turbovbi.specs.documents import read
+
+        document = read(path)
+        folder = Path(path).parent
+        moved = rebase(document.data, lambda file: os.path.abspath(folder / file))
+        return cls._of(dataclasses.replace(document, data=moved))
+
+    @classmethod
+    def _of(cls, document: Document) -> Recipe:
+        parts = _parse(document)
+        return cls(**{**document.data, "prior": parts.prior})
+
+    def to_spec(self) -> dict[str, Any]:
+        """The recipe as plain data; what is None is left out."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.prior is not None:
+            given["prior"] = to_spec(self.prior)
+        return {name: value for name, value in given.items() if value is not None}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a YAML or TOML file, by its suffix, from which `load` makes an equal recipe.
+
+        Files of code are named relative to it.
+
+        Raises:
+            SpecError: If the file cannot be written, or an argument is None and the file TOML,
+                which has no null.
+        """
+        from pyro_turbovbi.specs.documents import write
+
+        folder = os.path.abspath(Path(path).parent)
+        write(path, rebase(self.to_spec(), lambda file: _relative(file, folder)))
+
+    def build(self) -> Ingredients:
+        """Import the code that the recipe names, make the net and the engine and load the data.
+
+        Raises:
+            SpecError: If code is not there, does not take its arguments or gives something else
+                than it should; or if the net is not lifted and a likelihood is missing.
+        """
+        from pyro_turbovbi.specs.documents import Document
+
+        parts = _parse(Document(self.to_spec()))
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            net = parts.net.build()
+        likelihood = None if parts.likelihood is None else parts.likelihood.build()
+        bnn = _lifted(net, likelihood, self)
+        return Ingredients(bnn, parts.engine.build(), parts.data.build())
+
+    def fit(
+        self,
+        ingredients: Ingredients | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        device: torch.device | str | None = None,
+        progress: bool = True,
+    ) -> Fit:
+        """Build everything and train.
+
+        Args:
+            ingredients: From `build`, where you want to have them at hand; None builds them.
+            callbacks: See `ptv.fit`.
+            device: See `ptv.fit`.
+            progress: See `ptv.fit`.
+
+        Raises:
+            TurboVBIError: See `build` and `ptv.fit`.
+        """
+        made = self.build() if ingredients is None else ingredients
+        return fit(
+            made.bnn,
+            made.train,
+            engine=made.engine,
+            epochs=self.epochs,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            callbacks=callbacks,
+            device=device,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
+class _Deferred:
+    """A member of a family with validated arguments, made when it is needed."""
+
+    member: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+    def build(self) -> Any:
+        arguments = {
+            name: value.build() if isinstance(value, Call | Function) else value
+            for name, value in self.arguments.items()
+        }
+        return self.member(**arguments)
+
+
+def _defer(member: Callable[..., Any], arguments: dict[str, Any]) -> _Deferred | Call:
+    if member is Call:
+        return Call(**arguments)
+    if isinstance(member, type):
+        # A trial tells what is out of range; code of the user's own takes no part in it.
+        plain = {n: v for n, v in arguments.items() if not isinstance(v, Call | Function)}
+        member(**plain)
+    return _Deferred(member, arguments)
+
+
+class _Parts(NamedTuple):
+    net: Call
+    data: _Deferred | Call
+    engine: _Deferred | Call
+    likelihood: _Deferred | Call | None
+    prior: Prior | BySite | None
+
+
+# What annotates the choices in a recipe.
+_Net = Annotated[Any, "net"]
+_Data = Annotated[Any, "data"]
+_Engine = Annotated[Any, "engine"]
+_Likelihood = Annotated[Any, "likelihood"]
+
+
+def _recipe(
+    net: _Net,
+    data: _Data,
+    engine: _Engine = None,
+    likelihood: _Likelihood | None = None,
+    prior: AnyPrior | None = None,
+    epochs: int = 1,
+    batch_size: int = 1,
+    seed: int = 0,
+) -> _Parts:
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if number < 1:
+            raise InvalidArgumentError(
+                f"{name} is out of range", given=number, accepted="1, 2, ..."
+            )
+    if not -(2**63) <= seed < 2**63:
+        raise InvalidArgumentError("seed is out of range", given=seed, accepted="64-bit integers")
+    return _Parts(net, data, engine, likelihood, prior)
+
+
+@functools.cache
+def _schema() -> Schema:
+    from pyro_turbovbi.specs.schema import Schema
+
+    def family(noun: str, members: Mapping[str, Callable[..., Any]]) -> Family:
+        return Family(noun, members, implied={"call": Call}, make=_defer)
+
+    known = vocabulary()
+    choices = {
+        _Net: family("a network", {}),
+        _Data: family("data", _exported(loaders, inspect.isfunction)),
+        _Engine: family("an engine", _exported(engines, _is_engine)),
+        _Likelihood: family("a likelihood", _likelihoods()),
+    }
+    families = {**known.families, **choices}
+    return Schema(_recipe, Vocabulary(families, known.adapters, fallback=IMPORTED))
+
+
+def _parse(document: Document) -> _Parts:
+    parts: _Parts = _schema().check(document)
+    return parts
+
+
+def _exported(module: Any, wanted: Callable[[Any], bool]) -> dict[str, Callable[..., Any]]:
+    exported = {name: getattr(module, name) for name in module.__all__}
+    return {name: value for name, value in exported.items() if wanted(value)}
+
+
+def _is_engine(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and hasattr(value, "init") and hasattr(value, "step")
+
+
+def _likelihoods() -> dict[str, Callable[..., Any]]:
+    classes = {n: c for n, c in vars(likelihoods).items() if isinstance(c, type)}
+    return {
+        name: c
+        for name, c in classes.items()
+        if issubclass(c, Likelihood) and not inspect.isabstract(c)
+    }
+
+
+def _relative(file: str, folder: str) -> str:
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:  # another drive
+        return file
+
+
+def _lifted(net: Any, likelihood: Any, recipe: Recipe) -> BayesianNet:
+    """The recipe's likelihood and prior on a plain net; on a lifted one, where they are given."""
+    address = recipe.net["call"]
+    if not isinstance(net, nn.Module):
+        accepted = "a torch.nn.Module, or a net that ptv.lift gave"
+        raise SpecError(f"{address} gives no network", given=type(net).__name__, accepted=accepted)
+    if likelihood is not None and not isinstance(likelihood, Likelihood):
+        raise SpecError("this is no likelihood", given=likelihood, accepted=_likelihoods())
+    if isinstance(net, BayesianNet):
+        prior = net.prior if recipe.prior is None else recipe.prior
+        return lift(net.net, likelihood=likelihood or net.likelihood, prior=prior)
+    if likelihood is None or recipe.prior is None:
+        missing = [name for name in ("likelihood", "prior") if getattr(recipe, name) is None]
+        raise SpecError(
+            f"{address} gives a plain network, and the recipe has no {' and no '.join(missing)}",
+            accepted="both in the recipe, or a call that gives a lifted net",
+        )
+    return lift(net, likelihood=likelihood, prior=recipe.prior)

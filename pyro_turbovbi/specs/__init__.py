@@ -1,0 +1,1 @@
+"""Declarative descriptions: files, schemas made from the classes themselves, errors with lines."""

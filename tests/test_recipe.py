@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -67,6 +68,26 @@ def without_data(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda self: (
         None if self.member.__module__.startswith("pyro_turbovbi.data") else build(self)
     )
+
+
+def test_priors_on_the_page_are_priors(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    written = [text for text in blocks if text.startswith(("kind:", "sites:"))]
+    assert len(written) == 2
+    for text in written:
+        (tmp_path / "prior.yaml").write_text(text)
+        assert isinstance(priors.from_spec(tmp_path / "prior.yaml"), priors.Prior | priors.BySite)
+
+
+def test_the_message_on_the_page_is_the_message(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    (shown,) = re.findall(r"^```text\n(.*)\n```", page, re.MULTILINE)
+    text = (ROOT / "recipes" / "digits_chain.yaml").read_text().replace("density", "densty")
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(SpecError) as error:
+        Recipe.load(tmp_path / "recipe.yaml")
+    assert str(error.value).removeprefix(f"{tmp_path}{os.sep}") == shown
 
 
 def test_recipes_say_what_they_declare() -> None:

@@ -107,7 +107,7 @@ def rows_of(name: str) -> list[Row]:
         rows.append(row)
     rows[0]["gain"], rows[0]["gain_error"] = round(statistics.mean(gains), 3), round(error, 3)
     rows[0]["not_worse"] = "yes" if statistics.mean(gains) >= -error else "no"
-    rows[1]["lr"] = rate
+    rows[1]["lr"] = f"{rate:g}"  # a text: tables round numbers
     return rows
 
 

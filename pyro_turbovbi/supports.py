@@ -134,7 +134,7 @@ class Chain:
         Raises:
             ShapeError: If the shape has no such dim or no elements.
         """
-        p01, p10 = _transitions(self.density, self.mean_run)
+        p01, p10 = _transitions(float(self.density), float(self.mean_run))
         return MarkovChainSupport(shape, p01, p10, dim=self.dim)
 
 

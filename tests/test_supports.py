@@ -136,6 +136,11 @@ def test_says_why_a_shape_does_not_fit() -> None:
         supports.Chain().distribution(())
 
 
+def test_whole_numbers_will_do() -> None:
+    assert float(supports.Chain(0.1, mean_run=10).distribution((3, 4)).p10) == pytest.approx(0.1)
+    assert supports.Gated(gate=(0.2, 4), within=(0.5, 2)).distribution((3, 4)).laws[0].p10 == 0.25
+
+
 def test_gated_takes_a_law_for_gates_and_one_for_weights() -> None:
     spec = supports.Gated(gate=(0.2, 4), within=[0.5, 2.0], gate_dim=1, dim=0)
     assert (spec.gate, spec.within) == ((0.2, 4.0), (0.5, 2.0))

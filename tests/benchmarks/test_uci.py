@@ -26,4 +26,4 @@ def test_it_writes_both_methods_and_keeps_other_sets(
     assert [row["set"] for row in rows] == ["yacht", "yacht", "concrete", "concrete"]
     assert {row["method"] for row in rows} == {"Turbo-VBI", "SVI, AutoNormal"}
     assert rows[0]["not_worse"] in ("yes", "no")
-    assert rows[1]["lr"] in benchmark.LEARNING_RATES
+    assert float(rows[1]["lr"]) in benchmark.LEARNING_RATES

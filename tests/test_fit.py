@@ -285,6 +285,25 @@ def test_masks_follow_the_support_or_a_share_of_the_ranking() -> None:
     assert set(size[kept].tolist()) == set(size.sort(descending=True).values[:9].tolist())
 
 
+def test_masks_follow_the_rule_of_the_prior() -> None:
+    fit = run(model(priors.LogUniform()), data(), engine=engines.SVI(), epochs=1)
+    generator = torch.Generator().manual_seed(2)
+    shapes = {"0.weight": (6, 4), "2.weight": (2, 6)}
+    loc = {n: torch.randn(s, generator=generator) for n, s in shapes.items()}
+    scale = {n: 3 * torch.rand(s, generator=generator) + 0.1 for n, s in shapes.items()}
+    fit.posterior = DiagonalPosterior(loc, scale)
+    masks = fit.masks()
+    for name in shapes:
+        rate = (scale[name] / loc[name]).square().log()
+        assert torch.equal(masks[name], rate < 3.0)
+        assert 0 < int(masks[name].sum()) < masks[name].numel()
+    support = {"0.weight": torch.zeros(6, 4)}
+    fit.posterior = DiagonalPosterior(loc, scale, support)
+    both = fit.masks()
+    assert not both["0.weight"].any(), "a support layer decides where there is one"
+    assert torch.equal(both["2.weight"], masks["2.weight"])
+
+
 @pytest.mark.parametrize("keep", [0.0, -0.1, 1.1, math.nan])
 def test_keep_is_a_share(keep: float) -> None:
     fit = run(model(priors.Normal()), data(), engine=engines.MAP(), epochs=1)

@@ -18,6 +18,7 @@ from pyro_turbovbi.posterior import (
     SampledPosterior,
     predict,
 )
+from pyro_turbovbi.priors import Moments
 
 LOC = {"0.weight": torch.tensor([[1.0, -2.0]]), "b": torch.zeros(1)}
 SCALES = {"0.weight": torch.tensor([[0.5, 0.0]]), "b": torch.tensor([2.0])}
@@ -59,6 +60,17 @@ def test_sampled_posterior_passes_on_what_it_is_given() -> None:
     full = SampledPosterior(plain.draw, plain.mean, SCALES, {"b": torch.ones(1)})
     assert full.scale() == SCALES
     assert full.support_probs() == {"b": torch.ones(1)}
+
+
+def test_moments_are_those_of_the_sample_sites() -> None:
+    moments = DiagonalPosterior(LOC, SCALES).moments()
+    assert list(moments) == list(LOC)
+    for name, (mean, scale) in moments.items():
+        assert torch.equal(mean, LOC[name])
+        assert torch.equal(scale, SCALES[name])
+    known = {"w_scale": Moments(torch.ones(1), torch.zeros(1))}
+    assert SampledPosterior(lambda: LOC, lambda: LOC).moments() == {}
+    assert SampledPosterior(lambda: LOC, lambda: LOC, latents=lambda: known).moments() == known
 
 
 @pytest.mark.parametrize("likelihood", [likelihoods.Categorical(), likelihoods.Gaussian(0.7)])

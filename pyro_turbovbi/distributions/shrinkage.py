@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import lgamma, log, pi, sqrt
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -14,6 +15,27 @@ from torch.special import log_ndtr
 
 #: Below this fraction of the smallest scale the log-uniform density is flat to 1e-6.
 _FLAT = 1e-3
+
+
+class HalfCauchy(dist.HalfCauchy):  # type: ignore[misc]  # Pyro makes it at import time
+    """Pyro's half-Cauchy law with draws that Pyro can follow.
+
+    Torch makes its noise by a call that Pyro's dependency analysis (`AutoStructured`,
+    `pyro.render_model`) turns into a tensor of another shape where the scale is itself a draw.
+    """
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, shape ``sample_shape + batch_shape``: tan(pi u / 2) for uniform u."""
+        scale = self.base_dist.scale
+        shape = self._extended_shape(torch.Size(sample_shape))
+        u = torch.rand(shape, dtype=scale.dtype, device=scale.device)
+        result: Tensor = scale * (0.5 * pi * u.clamp(min=torch.finfo(scale.dtype).eps)).tan()
+        return result
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """As `rsample`, without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
 
 
 class NormalMixture(TorchDistribution):

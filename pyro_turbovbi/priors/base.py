@@ -18,8 +18,8 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 import pyro
-import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor
@@ -157,7 +157,7 @@ class NonCentred(Prior):
         return pyro.deterministic(name, self.weight(name, self.pieces(name, shape, like)))
 
 
-def emit_each(laws: Mapping[str, dist.TorchDistribution]) -> dict[str, Tensor]:
+def emit_each(laws: Mapping[str, TorchDistributionMixin]) -> dict[str, Tensor]:
     """Run ``pyro.sample`` for independent sites; return their values by site name."""
     return {site: pyro.sample(site, law) for site, law in laws.items()}
 

@@ -32,8 +32,9 @@ class GroupNormalJeffreys(NonCentred):
     fits.
 
     Pruning: a group stays where the log dropout rate of its scale, ln(Var z / (E z)^2), is below
-    `threshold`; a MAP estimate has no such rate: every group stays. The authors pick the threshold
-    by eye, between the two humps of the histogram of rates.
+    `threshold`; a MAP estimate has no such rate: every group stays. (Where a sampler visits both
+    signs of z and r the rate means nothing: rank with ``keep=`` then.) The authors pick the
+    threshold by eye, between the two humps of the histogram of rates.
 
     Args:
         low: Smallest scale.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import exp
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_turbovbi.distributions.shrinkage import LogUniformNormal, NormalMixture
+from pyro_turbovbi.distributions.shrinkage import HalfCauchy, LogUniformNormal, NormalMixture
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.priors._checks import ordered, positive
 from pyro_turbovbi.priors.base import Moments, NonCentred, Prior, emit_each, fan_in
@@ -38,11 +37,11 @@ class Horseshoe(NonCentred):
     laws need no auxiliary inverse-gamma variables, since autoguides work on ln eta, whose density
     sech(ln eta - ln tau) / pi is symmetric and light-tailed, so that a normal fits it well.
 
-    Pruning: a weight stays where E[1 - kappa] > 1/2. The shrinkage factor kappa, the share of a
-    weight's precision that comes from the prior, is 1 / (1 + d eta^2) with the likelihood's
-    precision d of the weight. The fit knows d: r_n, of prior variance 1, has the posterior variance
-    1 / (1 + d E[eta^2]), exactly so for a factorised normal posterior and a likelihood that is
-    quadratic in the weight. A MAP estimate has no variances: every weight stays.
+    Pruning: a weight stays where 1 - kappa > 1/2. The shrinkage factor kappa, the share of a
+    weight's precision that comes from the prior, is 1 / (1 + d E[eta^2]) with the likelihood's
+    precision d of the weight. That is the posterior variance of r_n, whose prior variance is 1:
+    exactly so for a factorised normal posterior and a likelihood that is quadratic in the weight.
+    A MAP estimate has no variances: every weight stays.
 
     Args:
         global_scale: Scale of tau, positive. Default 0.01; with p_0 weights of D expected to be
@@ -76,7 +75,7 @@ class Horseshoe(NonCentred):
         }
         values = emit_each(scalars)
         vectors = {
-            f"{name}_local": dist.HalfCauchy(values[f"{name}_global"].expand(shape)).to_event(dims),
+            f"{name}_local": HalfCauchy(values[f"{name}_global"].expand(shape)).to_event(dims),
             f"{name}_raw": dist.Normal(like.new_zeros(shape), 1.0).to_event(dims),
         }
         return values | emit_each(vectors)
@@ -99,15 +98,9 @@ class Horseshoe(NonCentred):
         }
 
     def survivors(self, name: str, moments: Mapping[str, Moments]) -> Tensor | None:
-        """See `Prior.survivors`: E[1 - kappa] > 1/2."""
-        variance = moments[f"{name}_raw"].scale.square()
-        if not bool((variance > 0).all()):
-            return None
-        mean, scale = moments[f"{name}_local"]  # of ln eta
-        # d E[eta^2] = 1 / variance - 1, and nothing where a draw's variance exceeds the prior's
-        log_gain = (1.0 / variance - 1.0).clamp(min=torch.finfo(variance.dtype).tiny).log()
-        log_d = log_gain - 2.0 * (mean + scale.square())
-        return normal_average(lambda ln_eta: (log_d + 2.0 * ln_eta).sigmoid(), mean, scale) > 0.5
+        """See `Prior.survivors`: 1 - kappa > 1/2."""
+        scale = moments[f"{name}_raw"].scale
+        return 1.0 - scale.square() > 0.5 if bool((scale > 0).all()) else None
 
 
 @dataclass(frozen=True)
@@ -124,20 +117,22 @@ class SpikeSlab(Prior):
     Args:
         density: Probability of the slab, in (0, 1).
         slab: Standard deviation of the slab.
-        spike: Standard deviation of the spike, smaller than that of the slab.
+        spike: Standard deviation of the spike, smaller than that of the slab. Choose it at the size
+            below which a weight may be deleted; a posterior that is much wider than the spike does
+            not feel its pull, and then every weight stays.
 
     Raises:
         InvalidArgumentError: if a number is out of range.
 
     Source: E. I. George, R. E. McCulloch, "Variable selection via Gibbs sampling", JASA
     88(423):881-889, 1993; for neural nets C. Blundell and others, "Weight uncertainty in neural
-    networks", ICML 2015, of whose choices the defaults are one. Pruning: M. M. Barbieri,
+    networks", ICML 2015. Pruning: M. M. Barbieri,
     J. O. Berger, "Optimal predictive model selection", Ann. Statist. 32(3):870-897, 2004.
     """
 
     density: float = 0.25
     slab: float = 1.0
-    spike: float = exp(-6.0)
+    spike: float = 0.02
 
     def __post_init__(self) -> None:
         if not 0.0 < self.density < 1.0:

@@ -11,6 +11,7 @@ from torch import distributions as td
 
 from pyro_turbovbi.distributions.shrinkage import (
     GroupLaplace,
+    HalfCauchy,
     LogUniformNormal,
     NormalMixture,
     group_norms,
@@ -24,6 +25,21 @@ EULER = 0.5772156649015329
 def log_grid(low: float, high: float, points: int = 200_001) -> Tensor:
     """Points at equal steps of the logarithm."""
     return torch.linspace(log(low), log(high), points, dtype=torch.float64).exp()
+
+
+def test_half_cauchy_draws_and_keeps_its_gradient() -> None:
+    scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    law = HalfCauchy(scale).expand(torch.Size((100_000,)))
+    draws = law.rsample()
+    for size in (0.05, 0.5, 5.0):
+        expected = float(2 / torch.pi * torch.tensor(size / 0.5).atan())
+        share = float((draws < size).double().mean())
+        assert abs(share - expected) < 5 * (expected * (1 - expected) / len(draws)) ** 0.5
+    (slope,) = torch.autograd.grad(draws.sum(), scale)
+    torch.testing.assert_close(slope, draws.detach().sum() / 0.5)
+    assert not law.sample().requires_grad
+    oracle = td.HalfCauchy(scale.detach()).log_prob(draws.detach())
+    torch.testing.assert_close(law.log_prob(draws).detach(), oracle)
 
 
 def test_normal_mixture_is_the_two_component_mixture() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -13,7 +14,14 @@ from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 from pyro_turbovbi.priors import Normal, Prior, SubstituteWeights, ThreeLayer, discover_weights
-from pyro_turbovbi.priors.base import WeightSite, fan_in, start_value
+from pyro_turbovbi.priors.base import (
+    INFERENCE,
+    NonCentred,
+    WeightSite,
+    emit_each,
+    fan_in,
+    start_value,
+)
 from pyro_turbovbi.supports import Independent
 
 
@@ -95,6 +103,39 @@ def test_init_gives_dtype_and_must_have_the_shape() -> None:
     assert str(error.value) == (
         "init of weight site 'w' has another shape than the site; given: (3, 1); accepted: (3,)"
     )
+
+
+def test_a_prior_states_what_engines_need_to_know() -> None:
+    prior, w = Normal(), torch.ones(2)
+    assert prior.weight("w", {"w": w, "other": -w}) is w
+    assert prior.start("w", w) == {"w": w}
+    assert prior.survivors("w", {}) is None
+    assert prior.inference == INFERENCE
+
+
+class Halves(NonCentred):
+    """A weight that is the sum of two sites."""
+
+    def pieces(self, name: str, shape: torch.Size, like: Tensor) -> dict[str, Tensor]:
+        laws = {f"{name}_{i}": dist.Normal(like.new_zeros(shape), 1.0).to_event() for i in "ab"}
+        return emit_each(laws)
+
+    def weight(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        return values[f"{name}_a"] + values[f"{name}_b"]
+
+
+def test_non_centred_weights_are_deterministic_sites() -> None:
+    trace = poutine.trace(model).get_trace(Halves())
+    assert trace.stochastic_nodes == ["first_a", "first_b", "scale", "second_a", "second_b"]
+    nodes: Any = trace.nodes
+    total = nodes["first_a"]["value"] + nodes["first_b"]["value"]
+    assert torch.equal(nodes["first"]["value"], total)
+    assert float(nodes["first"]["fn"].log_prob(total)) == 0.0
+    assert list(discover_weights(model, Halves())) == ["first", "second"]
+    weight = torch.randn(2, 3)
+    with SubstituteWeights({"first": weight}), poutine.trace() as inner:
+        assert model(Halves())["first"] is weight
+    assert inner.trace.stochastic_nodes == ["scale", "second_a", "second_b"]
 
 
 def test_two_weights_of_one_name() -> None:

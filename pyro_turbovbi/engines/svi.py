@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -14,14 +14,23 @@ import torch
 from pyro import infer, poutine
 from pyro.infer import autoguide as autoguides
 from pyro.optim import PyroOptim
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.engines._latents import (
+    Sites,
+    moments_of,
+    point_moments,
+    require_inference,
+    start_values,
+    weights_from,
+)
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
 from pyro_turbovbi.families import ThreeLayerFactor, TurboGuide
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import DiagonalPosterior, Posterior, SampledPosterior, Weights
+from pyro_turbovbi.priors.base import Moments, NonCentred
 
 #: Autoguides by the name that `SVI(guide=...)` takes.
 AUTOGUIDES: dict[str, type[autoguides.AutoGuide]] = {
@@ -33,7 +42,7 @@ AUTOGUIDES: dict[str, type[autoguides.AutoGuide]] = {
     "auto_structured": autoguides.AutoStructured,
 }
 _POINT_GUIDES = ("auto_delta",)
-#: Draws behind the posterior means of a guide that has none in closed form.
+#: Draws behind the posterior means and scales of a guide that has none in closed form.
 CENTER_DRAWS = 64
 
 
@@ -105,10 +114,12 @@ class SVI:
     def init(self, bnn: BayesianNet, plan: Plan) -> SVIState:
         """See `Engine.init`."""
         guide = self._make_guide(bnn)
+        kind = "map" if isinstance(guide, autoguides.AutoDelta) else "vi"
+        require_inference(bnn.sites, kind, self.name)
         optim = self.optim or PyroOptim(torch.optim.Adam, {"lr": self.lr})
         with pyro.settings.context(module_local_params=True):
             state = SVIState(infer.SVI(bnn, guide, optim, self.loss), guide, bnn, plan.example)
-        _draw(guide, plan.example, list(bnn.sites))  # creates what Pyro would create lazily
+        _draw(guide, plan.example, bnn.sites)  # creates what Pyro would create lazily
         return state
 
     def step(self, state: SVIState, batch: Batch) -> float:
@@ -132,15 +143,18 @@ class SVI:
 
     def posterior(self, state: SVIState) -> Posterior:
         """See `Engine.posterior`."""
-        names, example = list(state.bnn.sites), state.example
-        if isinstance(state.guide, autoguides.AutoNormal):
-            return _diagonal(state.guide, names)
+        sites, example = state.bnn.sites, state.example
         if isinstance(state.guide, TurboGuide):
             return _spike_slab(state.guide)
+        direct = not any(isinstance(site.prior, NonCentred) for site in sites.values())
+        if isinstance(state.guide, autoguides.AutoNormal) and direct:
+            return _diagonal(state.guide, sites)
         # Later steps must not move a posterior that has been handed out; the model is not copied.
         guide = copy.deepcopy(state.guide, {id(state.bnn): state.bnn})
         return SampledPosterior(
-            lambda: _draw(guide, example, names), lambda: _center(guide, example, names)
+            lambda: _draw(guide, example, sites),
+            lambda: _center(guide, example, sites),
+            latents=lambda: _moments(guide, example, sites),
         )
 
     def elbo_kind(self, state: SVIState) -> str:
@@ -159,9 +173,7 @@ class SVI:
                 accepted="engines.Turbo(), engines.SVI with a guide of your own "
                 "(guides/turbo.py), or another prior by bnn.with_prior(priors.Normal())",
             )
-        start = autoguides.init_to_value(
-            values={name: site.init for name, site in bnn.sites.items()}
-        )
+        start = autoguides.init_to_value(values=start_values(bnn.sites))
         options: dict[str, Any] = {"init_loc_fn": start}
         if self.guide not in (*_POINT_GUIDES, "auto_structured"):
             options["init_scale"] = self.init_scale
@@ -169,11 +181,19 @@ class SVI:
             return AUTOGUIDES[self.guide](bnn, **options)
 
 
-def _diagonal(guide: autoguides.AutoNormal, names: list[str]) -> DiagonalPosterior:
-    loc, scale = {}, {}
-    for name in names:
-        loc[name], scale[name] = (t.detach().clone() for t in guide._get_loc_and_scale(name))
-    return DiagonalPosterior(loc, scale)
+def _diagonal(guide: autoguides.AutoNormal, sites: Sites) -> DiagonalPosterior:
+    moments = _normal_moments(guide, sites)
+    return DiagonalPosterior(
+        {name: moments[name].mean for name in sites}, {name: moments[name].scale for name in sites}
+    )
+
+
+def _normal_moments(guide: autoguides.AutoNormal, names: Iterable[str]) -> dict[str, Moments]:
+    """Moments of sites: `AutoNormal`'s own parameters, which live in unconstrained coordinates."""
+    return {
+        name: Moments(*(t.detach().clone() for t in guide._get_loc_and_scale(name)))
+        for name in names
+    }
 
 
 def _spike_slab(guide: TurboGuide) -> DiagonalPosterior:
@@ -196,31 +216,48 @@ def _mark_leaves(guide: Callable[..., Any]) -> None:
 
 
 @torch.no_grad()
-def _draw(guide: Callable[..., Any], example: Batch, names: list[str]) -> Weights:
+def _latents(guide: Callable[..., Any], example: Batch) -> dict[str, Tensor]:
+    """One joint draw of the guide's sample sites, by name."""
     with pyro.settings.context(module_local_params=True):
         trace: Any = poutine.trace(guide).get_trace(*example)
-    missing = [name for name in names if name not in trace.nodes]
-    if missing:
-        raise UnsupportedError(
-            "the guide does not sample every weight site",
-            given=f"missing {', '.join(missing)}",
-            accepted="a guide with one sample site per latent site of the model",
-        )
-    return {name: trace.nodes[name]["value"].detach() for name in names}
+    return {name: trace.nodes[name]["value"].detach() for name in trace.stochastic_nodes}
+
+
+def _draw(guide: Callable[..., Any], example: Batch, sites: Sites) -> Weights:
+    return weights_from(sites, _latents(guide, example))
 
 
 @torch.no_grad()
-def _center(guide: Callable[..., Any], example: Batch, names: list[str]) -> Weights:
-    """Medians where the guide has them, otherwise means over draws."""
+def _median(guide: Callable[..., Any], example: Batch) -> Mapping[str, Tensor] | None:
+    """Medians of the guide's sample sites by name, where the guide has them."""
     if isinstance(guide, autoguides.AutoGuide):
         try:
             with pyro.settings.context(module_local_params=True):
-                median: Any = guide.median(*example)
-            return {name: median[name].detach() for name in names}
+                return guide.median(*example)  # type: ignore[no-any-return]
         except (NotImplementedError, AttributeError):
             pass
-    draws = [_draw(guide, example, names) for _ in range(CENTER_DRAWS)]
-    return {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in names}
+    return None
+
+
+def _center(guide: Callable[..., Any], example: Batch, sites: Sites) -> Weights:
+    """Weights at the medians where the guide has them, otherwise means over draws."""
+    median = _median(guide, example)
+    if median is not None:
+        return weights_from(sites, median)
+    draws = [_draw(guide, example, sites) for _ in range(CENTER_DRAWS)]
+    return {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in sites}
+
+
+def _moments(guide: Callable[..., Any], example: Batch, sites: Sites) -> dict[str, Moments]:
+    """Posterior moments of the priors' latent sites."""
+    median = _median(guide, example)
+    if isinstance(guide, autoguides.AutoNormal):
+        assert median is not None
+        return _normal_moments(guide, median)
+    if isinstance(guide, autoguides.AutoDelta):
+        assert median is not None
+        return point_moments(sites, median)
+    return moments_of(sites, lambda: _latents(guide, example), CENTER_DRAWS)
 
 
 __all__ = ["AUTOGUIDES", "SVI", "SVIState"]

@@ -1,6 +1,7 @@
 """Engines of `ptv.fit`: Turbo-VBI and stock Pyro algorithms behind one protocol."""
 
 from pyro_turbovbi.engines.map import MAP
+from pyro_turbovbi.engines.nuts import NUTS, MCMCDiagnostics, MCMCPosterior
 from pyro_turbovbi.engines.protocol import Engine, Plan
 from pyro_turbovbi.engines.svi import AUTOGUIDES, SVI
 from pyro_turbovbi.engines.turbo import SpikeAnnealing, Turbo, TurboSettings, TurboVBI
@@ -8,8 +9,11 @@ from pyro_turbovbi.engines.turbo import SpikeAnnealing, Turbo, TurboSettings, Tu
 __all__ = [
     "AUTOGUIDES",
     "MAP",
+    "NUTS",
     "SVI",
     "Engine",
+    "MCMCDiagnostics",
+    "MCMCPosterior",
     "Plan",
     "SpikeAnnealing",
     "Turbo",

@@ -17,6 +17,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.engines._collapsed import guide_support_probs
 from pyro_turbovbi.engines._latents import (
     Sites,
     moments_of,
@@ -147,13 +148,17 @@ class SVI:
         if isinstance(state.guide, TurboGuide):
             return _spike_slab(state.guide)
         direct = not any(isinstance(site.prior, NonCentred) for site in sites.values())
+        support = guide_support_probs(
+            state.guide, example, sites, lambda: _draw(state.guide, example, sites)
+        )
         if isinstance(state.guide, autoguides.AutoNormal) and direct:
-            return _diagonal(state.guide, sites)
+            return _diagonal(state.guide, sites, support)
         # Later steps must not move a posterior that has been handed out; the model is not copied.
         guide = copy.deepcopy(state.guide, {id(state.bnn): state.bnn})
         return SampledPosterior(
             lambda: _draw(guide, example, sites),
             lambda: _center(guide, example, sites),
+            support=support,
             latents=lambda: _moments(guide, example, sites),
         )
 
@@ -170,8 +175,9 @@ class SVI:
             raise UnsupportedError(
                 f"autoguide {self.guide!r} cannot handle the discrete supports of its priors",
                 given=f"weights {', '.join(discrete)}",
-                accepted="engines.Turbo(), engines.SVI with a guide of your own "
-                "(guides/turbo.py), or another prior by bnn.with_prior(priors.Normal())",
+                accepted="priors.ThreeLayer(..., collapse=True), engines.Turbo(), engines.SVI "
+                "with a guide of your own (guides/turbo.py), or another prior by "
+                "bnn.with_prior(priors.Normal())",
             )
         start = autoguides.init_to_value(values=start_values(bnn.sites))
         options: dict[str, Any] = {"init_loc_fn": start}
@@ -181,10 +187,14 @@ class SVI:
             return AUTOGUIDES[self.guide](bnn, **options)
 
 
-def _diagonal(guide: autoguides.AutoNormal, sites: Sites) -> DiagonalPosterior:
+def _diagonal(
+    guide: autoguides.AutoNormal, sites: Sites, support: Weights | None
+) -> DiagonalPosterior:
     moments = _normal_moments(guide, sites)
     return DiagonalPosterior(
-        {name: moments[name].mean for name in sites}, {name: moments[name].scale for name in sites}
+        {name: moments[name].mean for name in sites},
+        {name: moments[name].scale for name in sites},
+        support,
     )
 
 

@@ -106,10 +106,19 @@ def make_factor(site: WeightSite, init_scale: float) -> NormalFactor:
         UnsupportedError: if the prior is not normal given its precision; the message names
             alternatives.
     """
-    if isinstance(site.prior, ThreeLayer):
+    if isinstance(site.prior, ThreeLayer) and not site.prior.collapse:
         return ThreeLayerFactor(site, init_scale)
     if isinstance(site.prior, Normal):
         return NormalFactor(site, init_scale)
+    if isinstance(site.prior, ThreeLayer):
+        raise UnsupportedError(
+            f"Turbo-VBI passes messages over the supports of weight {site.name!r}, which its prior "
+            "has summed out",
+            given=site.prior,
+            accepted="the same prior with collapse=False, priors.Normal(), or an engine for "
+            "collapsed priors: engines.SVI(), engines.NUTS(), engines.MAP(); engines.Turbo() "
+            "needs collapse=False",
+        )
     raise UnsupportedError(
         f"Turbo-VBI cannot handle the prior of weight {site.name!r}",
         given=site.prior,

@@ -37,7 +37,7 @@ def guide_of(file: str) -> Callable[[ptv.BayesianNet], Any]:
     return build
 
 
-ENGINES: dict[str, engines.Turbo | engines.SVI] = {
+ENGINES: dict[str, engines.Turbo | engines.SVI | engines.NUTS] = {
     "turbo structured": engines.Turbo(),
     "turbo mean field": engines.Turbo(factorisation="mean_field"),
     "turbo exact": engines.Turbo(weights="exact"),
@@ -45,6 +45,7 @@ ENGINES: dict[str, engines.Turbo | engines.SVI] = {
     "svi low rank": engines.SVI("auto_low_rank_multivariate_normal"),
     "svi turbo guide": engines.SVI(guide_of("turbo")),
     "map": engines.MAP(),
+    "nuts": engines.NUTS(num_samples=3, warmup=2),
 }
 
 
@@ -73,6 +74,13 @@ def linear_gaussian(prior: priors.Prior) -> ptv.BayesianNet:
     return lifted(nn.Linear(4, 1), prior, likelihoods.Gaussian(0.5))
 
 
+def all_sampled(prior: priors.Prior) -> ptv.BayesianNet:
+    """No parameter is trained as a point."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3, bias=False))
+    everything = priors.by_site({"*.bias": NORMAL}, default=prior)
+    return ptv.lift(net, likelihood=likelihoods.Categorical(), prior=everything)
+
+
 LABELS = torch.arange(ROWS) % 3
 GENERATOR = torch.Generator().manual_seed(0)
 FEATURES = torch.randn(ROWS, 4, generator=GENERATOR)
@@ -80,11 +88,15 @@ IMAGES = torch.randn(ROWS, 1, 5, 5, generator=GENERATOR)
 REALS = FEATURES.sum(1)
 CHAIN = priors.ThreeLayer(support=supports.Chain(0.3, 3.0))
 GRID = priors.ThreeLayer(support=supports.Grid(0.3, 2.0))
+COLLAPSED = priors.ThreeLayer(support=supports.Chain(0.3, 3.0), collapse=True)
 NORMAL = priors.Normal(0.5)
 MODELS = {
     "mlp, chain": Case(lambda: lifted(mlp(), CHAIN), FEATURES, LABELS),
     "mlp, grid": Case(lambda: lifted(mlp(), GRID), FEATURES, LABELS),
     "mlp, normal": Case(lambda: lifted(mlp(), NORMAL), FEATURES, LABELS),
+    "mlp, collapsed": Case(lambda: lifted(mlp(), COLLAPSED), FEATURES, LABELS),
+    "all sampled, collapsed": Case(lambda: all_sampled(COLLAPSED), FEATURES, LABELS),
+    "all sampled, normal": Case(lambda: all_sampled(NORMAL), FEATURES, LABELS),
     "conv, chain": Case(lambda: lifted(conv(), CHAIN), IMAGES, LABELS),
     "linear-Gaussian, chain": Case(lambda: linear_gaussian(CHAIN), FEATURES, REALS),
     "linear-Gaussian, normal": Case(lambda: linear_gaussian(NORMAL), FEATURES, REALS),
@@ -95,9 +107,11 @@ def handles(engine: str, model: str) -> bool:
     """What each engine promises."""
     if engine == "turbo exact":
         return model.startswith("linear-Gaussian")
+    if engine == "nuts":
+        return model.startswith("all sampled")
     if engine in ("svi auto_normal", "svi low rank", "map"):
-        return model.endswith("normal")
-    return True
+        return model.endswith(("normal", "collapsed"))
+    return not model.endswith("collapsed")
 
 
 CAN = [(e, m) for e in ENGINES for m in MODELS if handles(e, m)]
@@ -151,7 +165,7 @@ def test_fits_predicts_and_compresses(engine: str, model: str) -> None:
         assert {n: v.shape for n, v in values.items()} == {n: s.shape for n, s in sites.items()}
         assert all(v.isfinite().all() for v in values.values())
     for name, probs in result.support_probs().items():
-        if sites[name].prior.discrete:
+        if isinstance(sites[name].prior, priors.ThreeLayer):
             assert ((probs >= 0) & (probs <= 1)).all()
             assert not (probs == 1).all(), "a three-layer prior has support probabilities"
         else:
@@ -204,7 +218,7 @@ def test_verbs_of_the_protocol(engine: str, model: str) -> None:
 @pytest.mark.parametrize("engine", [e for e in ENGINES if e != "turbo exact"])
 def test_the_loss_is_on_the_scale_of_the_whole_data_set(engine: str) -> None:
     """A batch that stands for 100 times its rows has about 100 times its misfit."""
-    bnn = lifted(nn.Linear(4, 1), NORMAL, likelihoods.Gaussian(0.01, learn=False))
+    bnn = lifted(nn.Linear(4, 1, bias=False), NORMAL, likelihoods.Gaussian(0.01, learn=False))
     batch = Batch((FEATURES, REALS + 5.0))
     losses = []
     for num_data in (ROWS, 100 * ROWS):

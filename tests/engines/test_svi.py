@@ -189,9 +189,61 @@ def test_autoguides_refuse_discrete_supports_and_name_alternatives(name: str) ->
         run(SVI(name), THREE_LAYER)
     assert str(error.value) == (
         f"autoguide {name!r} cannot handle the discrete supports of its priors; "
-        "given: weights weight; accepted: engines.Turbo(), engines.SVI with a guide of your own "
-        "(guides/turbo.py), or another prior by bnn.with_prior(priors.Normal())"
+        "given: weights weight; accepted: priors.ThreeLayer(..., collapse=True), engines.Turbo(), "
+        "engines.SVI with a guide of your own (guides/turbo.py), or another prior by "
+        "bnn.with_prior(priors.Normal())"
     )
+
+
+COLLAPSED = priors.ThreeLayer(
+    supports.Chain(0.3, 2.0), dist.Gamma(1.0, 1.0), dist.Gamma(4.0, 0.04), collapse=True
+)
+
+
+@pytest.mark.parametrize("name", AUTOGUIDES)
+def test_every_autoguide_trains_a_collapsed_prior_and_tells_its_supports(name: str) -> None:
+    x = torch.randn(100, 8)
+    y = x[:, 2:5] @ torch.tensor([1.0, -2.0, 1.5])
+    fit = ptv.fit(
+        model(COLLAPSED, linear(8)),
+        (x, y),
+        engine=SVI(name, lr=0.03),
+        epochs=30,
+        batch_size=20,
+        progress=False,
+    )
+    probs = fit.support_probs()["weight"][0]
+    assert (probs[2:5] > 0.9).all()
+    assert (probs[[0, 6, 7]] < 0.5).all()
+    assert fit.masks()["weight"].equal(probs[None] > 0.5)
+    assert 3 <= int(fit.masks()["weight"].sum()) < 8
+    assert len(fit.compress(x).masks["weight"]) == 1
+    assert list(pyro.get_param_store().keys()) == []
+
+
+@pytest.mark.parametrize("name", ["auto_normal", "auto_low_rank_multivariate_normal"])
+def test_support_probabilities_are_means_over_draws(name: str) -> None:
+    """Draws that come many at a time are the guide's own."""
+    fit = run(SVI(name, lr=0.03, init_scale=0.3), COLLAPSED, epochs=30)
+    law = COLLAPSED.marginal(torch.Size((1, 3)))
+    each = law.support_posterior(fit.sample(2000)["weight"]).probs
+    error = each.std(0) * (1 / 64 + 1 / 2000) ** 0.5
+    difference = (fit.support_probs()["weight"] - each.mean(0)).abs()
+    assert (difference < 5 * error + 1e-6).all()
+
+
+def test_looking_at_a_collapsed_posterior_changes_nothing() -> None:
+    x, y = data()
+    engine, bnn = SVI(), model(COLLAPSED)
+    state = engine.init(bnn, Plan(len(x), 1, Batch((x, y))))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = (engine.posterior(state).support_probs() for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first["weight"], second["weight"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_training() -> None:

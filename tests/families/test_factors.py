@@ -67,3 +67,12 @@ def test_other_priors_are_refused_with_alternatives() -> None:
 
     with pytest.raises(UnsupportedError, match=r"priors.ThreeLayer or priors.Normal, or another"):
         make_factor(site(Flat()), init_scale=0.3)
+
+
+def test_collapsed_priors_are_refused_by_name() -> None:
+    prior = priors.ThreeLayer(supports.Chain(0.2, 3.0), collapse=True)
+    with pytest.raises(UnsupportedError) as error:
+        make_factor(site(prior), init_scale=0.3)
+    message = str(error.value)
+    assert "which its prior has summed out" in message
+    assert "the same prior with collapse=False" in message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -12,9 +14,12 @@ from pyro import poutine
 from pyro.infer import Predictive
 from torch import Tensor
 
-from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
-from pyro_turbovbi.priors import GammaParameters, ThreeLayer
-from pyro_turbovbi.supports import Chain, Grid, Independent, Support
+from pyro_turbovbi.distributions import CollapsedThreeLayer
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
+from pyro_turbovbi.priors import GammaParameters, Normal, ThreeLayer
+from pyro_turbovbi.priors.base import WeightSite
+from pyro_turbovbi.priors.three_layer import collapsed_support_probs, is_collapsed
+from pyro_turbovbi.supports import Blocks, Chain, Gated, Grid, Independent, Support
 
 SUPPORTS = [Independent(0.3), Chain(0.3, 4.0), Grid(0.3, 2.0)]
 ACTIVE, INACTIVE = dist.Gamma(2.0, 3.0), dist.Gamma(4.0, 0.01)
@@ -152,3 +157,88 @@ def test_defaults_and_a_given_component_keep_their_order() -> None:
     wide_spike = ThreeLayer(inactive=dist.Gamma(1.0, 1e9))
     with pytest.raises(InvalidArgumentError, match="must allow larger weights"):
         wide_spike.components(torch.Size((10, 4)))
+
+
+TREES = [
+    Independent(0.3),
+    Chain(0.3, 4.0),
+    Gated((0.6, 2.0), (0.5, 2.5)),
+    Blocks((2, 2), Chain(0.3, 4.0)),
+]
+every_tree = pytest.mark.parametrize("support", TREES, ids=lambda s: type(s).__name__)
+
+
+def collapsed(support: Support) -> ThreeLayer:
+    return ThreeLayer(support, ACTIVE, INACTIVE, collapse=True)
+
+
+@every_tree
+def test_collapsed_prior_is_one_continuous_site(support: Support) -> None:
+    like = torch.zeros(3, 4).double()
+    subject = collapsed(support)
+    trace = poutine.trace(lambda: subject.sample("w", (3, 4), init=like)).get_trace()
+    assert trace.stochastic_nodes == ["w"]
+    node = trace.nodes["w"]
+    assert isinstance(node["fn"], CollapsedThreeLayer)
+    assert node["value"].shape == (3, 4)
+    assert node["value"].dtype == torch.float64
+    torch.testing.assert_close(
+        trace.log_prob_sum(), subject.marginal(torch.Size((3, 4))).log_prob(node["value"])
+    )
+
+
+@every_tree
+def test_collapsed_prior_is_the_marginal_of_the_three_layers(support: Support) -> None:
+    """Averaged over supports and precisions drawn from the prior, p(w | rho) is p(w)."""
+    weight = torch.tensor([[0.02, -0.4], [1.0, 0.1]], dtype=torch.float64)
+    count = 100_000
+    states = support.distribution((2, 2)).sample((count,)).double()
+    (a1, b1), (a0, b0) = collapsed(support).components(torch.Size((2, 2)))
+    rho = dist.Gamma(a0 + (a1 - a0) * states, b0 + (b1 - b0) * states).sample()
+    density = dist.Normal(0.0, rho.rsqrt()).log_prob(weight).sum((1, 2)).exp()
+    error = float(density.std()) / count**0.5
+    exact = float(collapsed(support).marginal(torch.Size((2, 2))).log_prob(weight).exp())
+    assert abs(float(density.mean()) - exact) < 5 * error
+    assert error < 0.1 * exact
+
+
+def test_discrete_is_a_matter_of_the_instance() -> None:
+    plain, summed_out = ThreeLayer(), ThreeLayer(collapse=True)
+    assert plain.discrete
+    assert not is_collapsed(plain)
+    assert not summed_out.discrete
+    assert is_collapsed(summed_out)
+    assert not is_collapsed(Normal())
+    assert plain != summed_out
+    assert repr(summed_out).endswith(", collapse=True)")
+    assert not copy.deepcopy(summed_out).discrete
+    assert dataclasses.replace(summed_out, collapse=False).discrete
+
+
+@pytest.mark.parametrize("support", [Grid(), Blocks((2, 2), Grid())], ids=["grid", "blocks"])
+def test_a_grid_cannot_be_collapsed(support: Support) -> None:
+    with pytest.raises(UnsupportedError) as error:
+        ThreeLayer(support, collapse=True)
+    assert str(error.value) == (
+        "a three-layer prior over a grid cannot be collapsed: its normaliser is intractable; "
+        f"given: {support!r}; accepted: a support prior that is a tree: supports.Independent(), "
+        "supports.Chain(), supports.Gated(), or supports.Blocks() of them; or collapse=False with "
+        "engines.Turbo()"
+    )
+
+
+def test_support_probabilities_are_averaged_over_all_draws() -> None:
+    subject, shape = collapsed(Chain(0.3, 4.0)), torch.Size((3, 4))
+    sites = {
+        "w": WeightSite("w", shape, subject, None),
+        "v": WeightSite("v", shape, Normal(), None),
+    }
+    draws = [{"w": torch.randn(2, 5, 3, 4)}, {"w": torch.randn(3, 4)}]
+    probs = collapsed_support_probs(sites, draws)
+    assert probs is not None
+    assert set(probs) == {"w"}
+    each = torch.cat([draws[0]["w"].flatten(0, 1), draws[1]["w"][None]])
+    law = subject.marginal(shape)
+    expected = torch.stack([law.support_posterior(w).probs for w in each]).mean(0)
+    torch.testing.assert_close(probs["w"], expected)
+    assert collapsed_support_probs({"v": sites["v"]}, draws) is None

@@ -153,8 +153,9 @@ def test_tolerance_stops_early_and_the_residual_tells() -> None:
     post = grid_posterior(llr, *laws, sweeps=100, tolerance=1e-3, pairwise=True)
     assert post.residual <= 1e-3
     fixed = grid_posterior(llr, *laws, sweeps=post.sweeps, pairwise=True)
-    assert torch.equal(post.log_odds, fixed.log_odds)
-    assert torch.equal(post.transitions.row, fixed.transitions.row)
+    # counts are computed along in every sweep that may be the last: rounding may differ
+    torch.testing.assert_close(post.log_odds, fixed.log_odds, **EXACT)
+    torch.testing.assert_close(post.transitions.row, fixed.transitions.row, **EXACT)
 
 
 def test_transposing_the_grid_swaps_rows_and_columns() -> None:

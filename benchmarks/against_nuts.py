@@ -204,7 +204,8 @@ def main() -> None:
         f"{NUTS.num_chains} chains of {NUTS.num_samples} draws after {NUTS.warmup} of warm-up. "
         f"{STEPS} full-batch steps for SVI and for Turbo with diagonal q(w), KL weight 1. "
         f"Predictive NLL in nats a point on {TEST_POINTS} test points from {DRAWS} draws. "
-        "Median and range of the seeds, each another data set",
+        "Median and range of the seeds, each another data set; times are those of a machine with "
+        "other work to do",
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread",
         "rows": rows,
     }

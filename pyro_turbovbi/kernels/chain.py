@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyro_turbovbi.errors import NumericalError, ShapeError
+from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, ShapeError
 from pyro_turbovbi.kernels.backends import BackendName, backend_for, buffers
 from pyro_turbovbi.kernels.law import SATURATION, ChainLaw
 
@@ -216,6 +216,41 @@ def check_finite(llr: Float[Tensor, "*shape"], *, site: str | None = None) -> No
             f"the log-likelihood ratios{where} are not all finite",
             given=f"{int((~finite).sum())} of {llr.numel()} elements NaN or infinite",
             accepted="finite numbers (check data, learning rate and weights for overflow)",
+        )
+
+
+def check_dims(
+    llr: Float[Tensor, "*shape"],
+    dims: tuple[int, int],
+    event_dims: int,
+    *,
+    shape_problem: str,
+    dims_problem: str,
+) -> None:
+    """Refuse log-likelihood ratios without two different event dims, and dims that are not those.
+
+    Args:
+        llr: `[*batch, *event]`, log-likelihood ratios.
+        dims: The two dims, counted from the end.
+        event_dims: How many dims at the end are event dims.
+        shape_problem: What to say of a shape that does not do.
+        dims_problem: What to say of dims that do not do.
+
+    Raises:
+        InvalidArgumentError: If `dims` are no two of the event dims.
+        ShapeError: If `llr` has too few dims or no elements.
+    """
+    needed = max(2, event_dims)
+    if llr.dim() < needed or llr.numel() == 0:
+        raise ShapeError(
+            shape_problem,
+            given=f"log-likelihood ratios of shape {tuple(llr.shape)}",
+            accepted=f"at least {needed} dims and one element",
+        )
+    allowed = range(-event_dims, 0)
+    if len({*dims} & {*allowed}) != 2:
+        raise InvalidArgumentError(
+            dims_problem, given=dims, accepted=f"two of {', '.join(map(str, allowed))}"
         )
 
 

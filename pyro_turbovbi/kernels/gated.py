@@ -20,9 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 from pyro_turbovbi.kernels.backends import BackendName, backend_for, buffers
-from pyro_turbovbi.kernels.chain import ChainPosterior, chain_posterior, check_finite
+from pyro_turbovbi.kernels.chain import ChainPosterior, chain_posterior, check_dims, check_finite
 from pyro_turbovbi.kernels.law import ChainLaw, ChainSummary
 
 
@@ -107,7 +106,13 @@ def gated_posterior(
         NumericalError: If an element of `llr` is not finite.
         ShapeError: If `llr` has too few dims or no elements, or `out` does not fit.
     """
-    _check(llr, gate_dim, dim, event_dims)
+    check_dims(
+        llr,
+        (gate_dim, dim),
+        event_dims,
+        shape_problem="gated chains need a dim for the gates and one for the elements",
+        dims_problem="gates and elements run along no such dims",
+    )
     (extrinsic,) = buffers(llr, (out,))
     check_finite(llr)
     solver = backend_for(llr, backend)
@@ -163,19 +168,3 @@ def _transitions(
         within=within.flatten(batch, -3).sum(batch),
         within_start=ones.flatten(batch, -2).sum(batch),
     )
-
-
-def _check(llr: Tensor, gate_dim: int, dim: int, event_dims: int) -> None:
-    if llr.dim() < event_dims or llr.numel() == 0:
-        raise ShapeError(
-            "gated chains need a dim for the gates and one for the elements",
-            given=f"log-likelihood ratios of shape {tuple(llr.shape)}",
-            accepted=f"at least {event_dims} dims and one element",
-        )
-    allowed = range(-event_dims, 0)
-    if gate_dim == dim or gate_dim not in allowed or dim not in allowed:
-        raise InvalidArgumentError(
-            "gates and elements run along no such dims",
-            given=f"gate_dim={gate_dim}, dim={dim}",
-            accepted=f"two of {', '.join(map(str, allowed))}",
-        )

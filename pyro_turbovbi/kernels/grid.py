@@ -34,7 +34,7 @@ from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 from pyro_turbovbi.kernels.backends import BackendName, backend_for, buffers
-from pyro_turbovbi.kernels.chain import check_finite
+from pyro_turbovbi.kernels.chain import check_dims, check_finite
 from pyro_turbovbi.kernels.law import ChainLaw, ChainSummary
 
 
@@ -126,7 +126,13 @@ def grid_posterior(
         NumericalError: If an element of `llr` is not finite.
         ShapeError: If `llr` has too few dims or no elements, or `start` or `out` does not fit.
     """
-    _check_dims(llr, dims, event_dims)
+    check_dims(
+        llr,
+        dims,
+        event_dims,
+        shape_problem="a grid needs rows and columns",
+        dims_problem="columns and rows run along no such dims",
+    )
     _check(llr, row, column, sweeps, damping, start)
     extrinsic, messages = buffers(llr, out or (None, None))
     solver = backend_for(llr, backend)
@@ -185,22 +191,6 @@ def _transitions(
         if solved.transitions is not None
     )
     return GridTransitions(row, column)
-
-
-def _check_dims(llr: Tensor, dims: tuple[int, int], event_dims: int) -> None:
-    if llr.dim() < max(2, event_dims) or llr.numel() == 0:
-        raise ShapeError(
-            "a grid needs rows and columns",
-            given=f"log-likelihood ratios of shape {tuple(llr.shape)}",
-            accepted=f"at least {max(2, event_dims)} dims and one element",
-        )
-    allowed = range(-event_dims, 0)
-    if len({*dims} & {*allowed}) != 2:
-        raise InvalidArgumentError(
-            "columns and rows run along no such dims",
-            given=dims,
-            accepted=f"two of {', '.join(map(str, allowed))}",
-        )
 
 
 def _check(

@@ -17,10 +17,11 @@ from pyro_turbovbi.compression import Compressed, Regularity, load, regularity
 from pyro_turbovbi.diagnostics import Comparison, compare
 from pyro_turbovbi.engines import TurboVBI
 from pyro_turbovbi.errors import TurboVBIError
-from pyro_turbovbi.fit import EpochRecord, Fit, History, fit
+from pyro_turbovbi.fit import fit, fit_all
 from pyro_turbovbi.lift import BayesianNet, lift
 from pyro_turbovbi.posterior import Prediction
 from pyro_turbovbi.recipe import Recipe
+from pyro_turbovbi.result import EpochRecord, Fit, History
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "engines",
     "errors",
     "fit",
+    "fit_all",
     "kernels",
     "lift",
     "likelihoods",

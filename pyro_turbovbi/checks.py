@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-from pyro_turbovbi.batches import Batch, Batches, Inputs, to_device
+from pyro_turbovbi.batches import Batch, Inputs, to_device
 from pyro_turbovbi.errors import InvalidDataError, ShapeError, TurboVBIError, UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
 
 
 @torch.no_grad()
-def check_data(bnn: BayesianNet, batches: Batches, device: torch.device) -> Batch:
+def check_data(bnn: BayesianNet, batches: Iterable[Batch], device: torch.device) -> Batch:
     """Read all data once and hold it against the model.
 
     Args:

@@ -1,221 +1,27 @@
-"""`fit`: the one training loop, for every engine; and `Fit`, its result."""
+"""`fit`: the one training loop, for every engine."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_turbovbi._pyro import buffers_kept
-from pyro_turbovbi.batches import Batch, Batches, Data, Inputs, as_batches, as_tensors, to_device
+from pyro_turbovbi.batches import Batch, Batches, Data, as_batches, as_tensors, to_device
 from pyro_turbovbi.checks import check_data
 from pyro_turbovbi.engines.protocol import AnyEngine, Engine, Plan
 from pyro_turbovbi.engines.turbo import Turbo
 from pyro_turbovbi.errors import InvalidArgumentError, SiteError
 from pyro_turbovbi.lift import BayesianNet
-from pyro_turbovbi.posterior import Posterior, Prediction, predict
-
-if TYPE_CHECKING:
-    import matplotlib.figure
-
-    from pyro_turbovbi.compression import Compressed
-    from pyro_turbovbi.diagnostics.evaluation import Metrics
-    from pyro_turbovbi.diagnostics.inference_data import Sites
-    from pyro_turbovbi.diagnostics.khat import KHat
-    from pyro_turbovbi.diagnostics.loo import LeaveOneOut
-
-#: Draws of a posterior predictive, unless told otherwise.
-NUM_SAMPLES = 32
-#: Data points on which a compressed net is held against the masked one.
-VERIFIED_ROWS = 2048
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch showed.
-
-    Attributes:
-        epoch: 1, 2, ...
-        loss: Mean loss over its data points, -ELBO in nats on the scale of the whole data set.
-        seconds: Wall seconds since the start of training.
-        density: Share of weights with P(s = 1) > 1/2, by site (1 where the prior has no support
-            layer).
-    """
-
-    epoch: int
-    loss: float
-    seconds: float
-    density: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def elbo(self) -> float:
-        """-loss, in nats."""
-        return -self.loss
-
-
-class History(list[EpochRecord]):
-    """Records of all epochs, in order."""
-
-    @property
-    def elbo(self) -> list[float]:
-        """Mean ELBO of every epoch, in nats."""
-        return [record.elbo for record in self]
-
-
-@dataclass(eq=False)
-class Fit:
-    """A fitted net: its posterior, and what can be done with it.
-
-    Attributes:
-        bnn: The fitted copy of the lifted net (the one given to `fit` is untouched).
-        posterior: Posterior over the weight sites.
-        history: One record an epoch.
-        engine_name: The engine's short name.
-        elbo: Final ELBO on the training data in nats (one posterior draw a batch); None for point
-            estimates.
-        elbo_kind: "bound", "Bethe" (grid supports: an approximation, no bound) or "log joint".
-        seconds: Wall seconds of training.
-    """
-
-    bnn: BayesianNet
-    posterior: Posterior
-    history: History
-    engine_name: str
-    elbo: float | None
-    elbo_kind: str
-    seconds: float
-
-    def support_probs(self) -> dict[str, Tensor]:
-        """P(s = 1 | data) of every weight, by site; ones where the prior has no support layer."""
-        return _support_probs(self.bnn, self.posterior)
-
-    def masks(self, keep: float | None = None) -> dict[str, Tensor]:
-        """Which weights survive, by site; boolean tensors of the weights' shapes.
-
-        Args:
-            keep: Share of weights to keep, in (0, 1]: ranked over all sites by |mean| / scale
-                where the posterior has scales, otherwise by |mean|. Default: P(s = 1) > 1/2 where
-                the prior has a support layer, elsewhere the rule of the prior's authors
-                (`Prior.survivors`); every weight stays where there is none.
-
-        Raises:
-            InvalidArgumentError: if `keep` is outside (0, 1].
-        """
-        if keep is None:
-            return _surviving_masks(self.bnn, self.posterior)
-        return _ranked_masks(self.posterior, keep)
-
-    def sample(self, n: int) -> dict[str, Tensor]:
-        """`n` joint posterior draws of all weights; shape [n, *weight] by site.
-
-        Raises:
-            InvalidArgumentError: if `n` is not positive.
-        """
-        if n < 1:
-            raise InvalidArgumentError("n is out of range", given=n, accepted="1, 2, ...")
-        draws = [self.posterior.draw() for _ in range(n)]
-        return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
-
-    def predict(self, x: Inputs, num_samples: int = NUM_SAMPLES) -> Prediction:
-        """Posterior predictive at inputs `x`; `num_samples=0` uses the posterior mean alone.
-
-        Raises:
-            InvalidArgumentError: if `num_samples` is negative.
-        """
-        if num_samples < 0:
-            raise InvalidArgumentError(
-                "num_samples is out of range", given=num_samples, accepted="0, 1, 2, ..."
-            )
-        device = next(self.bnn.net.parameters()).device
-        return predict(self.bnn, self.posterior, to_device(x, device), num_samples)
-
-    def evaluate(self, test: Data, num_samples: int = NUM_SAMPLES) -> Metrics:
-        """Error or RMSE, NLL and calibration of the posterior predictive on test data."""
-        from pyro_turbovbi.diagnostics.evaluation import evaluate
-
-        return evaluate(self, test, num_samples=num_samples)
-
-    def loo(self, train: Data, *, num_draws: int = 1000, seed: int = 0) -> LeaveOneOut:
-        """Leave-one-out cross-validation; see `diagnostics.leave_one_out`."""
-        from pyro_turbovbi.diagnostics.loo import leave_one_out
-
-        return leave_one_out(self, train, num_draws=num_draws, seed=seed)
-
-    def khat(self, train: Data, *, num_draws: int = 1000, seed: int = 0) -> KHat:
-        """Distance of q(w) from the posterior; see `diagnostics.variational_khat`."""
-        from pyro_turbovbi.diagnostics.khat import variational_khat
-
-        return variational_khat(self, train, num_draws=num_draws, seed=seed)
-
-    def to_arviz(
-        self, test: Data, *, num_samples: int = 200, sites: Sites | None = None, seed: int = 0
-    ) -> Any:
-        """Posterior, predictive, log-likelihood and ELBO; see `diagnostics.to_inference_data`."""
-        from pyro_turbovbi.diagnostics.inference_data import to_inference_data
-
-        return to_inference_data(self, test, num_samples=num_samples, sites=sites, seed=seed)
-
-    def plot_elbo(self) -> matplotlib.figure.Figure:
-        """The ELBO of every epoch."""
-        from pyro_turbovbi.diagnostics.plots import elbo_curves
-
-        return elbo_curves({self.engine_name: self.history.elbo})
-
-    def plot_supports(self) -> matplotlib.figure.Figure:
-        """P(s = 1 | data) of every weight, one picture a site."""
-        from pyro_turbovbi.diagnostics.plots import support_matrices
-
-        return support_matrices(self.support_probs())
-
-    def plot_reliability(
-        self, test: Data, num_samples: int = NUM_SAMPLES
-    ) -> matplotlib.figure.Figure:
-        """Accuracy against confidence, for classes; see `diagnostics.reliability`."""
-        from pyro_turbovbi.diagnostics.calibration_plots import plot_reliability
-
-        return plot_reliability({self.engine_name: self}, test, num_samples=num_samples)
-
-    def plot_pit(self, test: Data, num_samples: int = NUM_SAMPLES) -> matplotlib.figure.Figure:
-        """Calibration of a regression; see `diagnostics.probability_integral_transform`."""
-        from pyro_turbovbi.diagnostics.calibration_plots import plot_pit
-
-        return plot_pit({self.engine_name: self}, test, num_samples=num_samples)
-
-    def mean_net(self) -> nn.Module:
-        """A plain copy of the user's network that carries the posterior means, in eval mode."""
-        return self.bnn.net_with(self.posterior.mean())
-
-    def compress(self, data: Data | None = None, *, keep: float | None = None) -> Compressed:
-        """Cut the pruned weights out of the network.
-
-        Args:
-            data: Data (or a tensor of inputs); on its first 2,048 points the smaller net is
-                verified against the masked one.
-            keep: See `masks`.
-
-        Raises:
-            UnsupportedError: if the network is no chain of layers that can be cut.
-            VerificationError: if the smaller net computes something else.
-        """
-        from pyro_turbovbi.compression import compress
-
-        if data is None:
-            raise InvalidArgumentError(
-                "compress needs inputs on which the smaller net is verified",
-                accepted="the training or test data, or a tensor of inputs",
-            )
-        inputs = data if isinstance(data, Tensor) else as_tensors(data)[0]
-        if not isinstance(inputs, Tensor):
-            raise InvalidArgumentError("compress needs a net with one input", given=list(inputs))
-        device = next(self.bnn.net.parameters()).device
-        return compress(self.mean_net(), self.masks(keep), inputs[:VERIFIED_ROWS].to(device))
-
+from pyro_turbovbi.priors.base import Prior
+from pyro_turbovbi.priors.selection import BySite
+from pyro_turbovbi.result import EpochRecord, Fit, History, support_probs
+from pyro_turbovbi.training import DataDigest, Training, start_digest
 
 Snapshot = Callable[[], Fit]
 Callback = Callable[[EpochRecord, Snapshot], None]
@@ -269,7 +75,56 @@ def fit(
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        return _Run(model, batches, engine, epochs, place).train(callbacks, progress)
+        return _Run(model, batches, engine, epochs, place, seed).train(callbacks, progress)
+
+
+def fit_all(
+    plan: Mapping[str, tuple[Prior | BySite, AnyEngine]],
+    bnn: BayesianNet,
+    data: Data,
+    *,
+    epochs: int = 20,
+    seed: int = 0,
+    batch_size: int = 128,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> dict[str, Fit]:
+    """Fit one net under several priors and engines, everything else being equal.
+
+    Args:
+        plan: Pairs (prior, engine) by the name that the fit gets.
+        bnn: From `ptv.lift`; its own prior does not count, its weights are where all fits start.
+        data: See `fit`, as all that follow.
+        epochs: Passes over the data.
+        seed: Seed of everything random, the order of the data among it.
+        batch_size: Data points a step; engines that need all data at once get all.
+        device: Where to train.
+        progress: Show a progress bar.
+
+    Returns:
+        The fits by name, ready for `ptv.compare`.
+
+    Raises:
+        InvalidArgumentError, InvalidDataError, ShapeError, UnsupportedError, NumericalError: as
+            `fit`.
+        SiteError: before any training, if a prior matches no parameter of the net.
+    """
+    models = {name: bnn.with_prior(prior) for name, (prior, _) in plan.items()}
+    for name, (_, engine) in plan.items():
+        _check_arguments(models[name], engine, epochs)
+    return {
+        name: fit(
+            models[name],
+            data,
+            engine=engine,
+            epochs=epochs,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+        )
+        for name, (_, engine) in plan.items()
+    }
 
 
 #: More data points than any data set has: one batch.
@@ -286,11 +141,16 @@ class _Run:
         engine: AnyEngine,
         epochs: int,
         device: torch.device,
+        seed: int,
     ) -> None:
         self.bnn, self.batches, self.engine, self.device = bnn, batches, engine, device
         self.epochs = epochs
         bnn.num_data = batches.num_data
-        example = check_data(bnn, batches, device)
+        data, start = DataDigest(), start_digest(bnn.net)
+        example = check_data(bnn, data.reading(batches), device)
+        self.training = Training(
+            0, len(example.y), batches.num_data, seed, data=data.value, start=start
+        )
         self.history = History()
         self.started = time.perf_counter()
         plan = Plan(batches.num_data, epochs * len(batches), example)
@@ -321,7 +181,7 @@ class _Run:
             bar.update()
         density = {
             name: float((probs > 0.5).float().mean())
-            for name, probs in _support_probs(self.bnn, self.engine.posterior(self.state)).items()
+            for name, probs in support_probs(self.bnn, self.engine.posterior(self.state)).items()
         }
         loss = total / rows
         bar.set_postfix(elbo=f"{-loss:.4g}", left=f"{_share(density, self.bnn):.2%}")
@@ -354,6 +214,7 @@ class _Run:
             elbo=elbo,
             elbo_kind=self.engine.elbo_kind(self.state),
             seconds=seconds,
+            training=replace(self.training, epochs=len(self.history)),
         )
 
 
@@ -389,40 +250,9 @@ def _check_engine(engine: object) -> None:
     raise InvalidArgumentError(problem, given=engine, accepted=accepted)
 
 
-def _support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:
-    known = posterior.support_probs() or {}
-    device = next(bnn.net.parameters()).device
-    return {
-        name: known[name] if name in known else torch.ones(site.shape, device=device)
-        for name, site in bnn.sites.items()
-    }
-
-
-def _surviving_masks(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:
-    probs, supported = _support_probs(bnn, posterior), posterior.support_probs() or {}
-    masks = {name: p > 0.5 for name, p in probs.items()}
-    sites = {name: site for name, site in bnn.sites.items() if name not in supported}
-    moments = posterior.moments() if sites else {}
-    for name, site in sites.items():
-        survivors = site.prior.survivors(name, moments)
-        if survivors is not None:
-            masks[name] = survivors
-    return masks
-
-
 def _share(density: Mapping[str, float], bnn: BayesianNet) -> float:
     sizes = {name: site.shape.numel() for name, site in bnn.sites.items()}
     return sum(density[name] * size for name, size in sizes.items()) / sum(sizes.values())
 
 
-def _ranked_masks(posterior: Posterior, keep: float) -> dict[str, Tensor]:
-    if not 0.0 < keep <= 1.0:
-        raise InvalidArgumentError("keep is out of range", given=keep, accepted="a share in (0, 1]")
-    mean, scale = posterior.mean(), posterior.scale()
-    score = {
-        n: m.abs() / scale[n] if scale and bool((scale[n] > 0).all()) else m.abs()
-        for n, m in mean.items()
-    }
-    ranked = torch.cat([s.flatten() for s in score.values()]).sort(descending=True).values
-    threshold = ranked[max(1, round(keep * len(ranked))) - 1]
-    return {name: s >= threshold for name, s in score.items()}
+__all__ = ["Callback", "Snapshot", "fit", "fit_all"]

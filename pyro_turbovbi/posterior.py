@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from pyro_turbovbi.batches import Inputs, num_rows
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.likelihoods import Likelihood
 from pyro_turbovbi.priors.base import Moments
+from pyro_turbovbi.priors.hyperparameters import Hyperparameters
 
 Weights = dict[str, Tensor]
 
@@ -39,6 +40,9 @@ class Posterior(Protocol):
         They are what `Prior.survivors` reads; the same ones at every call.
         """
 
+    def learned(self) -> dict[str, Hyperparameters]:
+        """Hyper-parameters of priors that the engine learned, by name of their weight sites."""
+
 
 @dataclass(frozen=True, eq=False)
 class DiagonalPosterior:
@@ -48,11 +52,13 @@ class DiagonalPosterior:
         loc: Means by site name.
         scales: Standard deviations by site name.
         support: P(s = 1) by site name, for sites under a three-layer prior.
+        hyperparameters: Learned hyper-parameters by site name.
     """
 
     loc: Mapping[str, Tensor]
     scales: Mapping[str, Tensor]
     support: Mapping[str, Tensor] | None = None
+    hyperparameters: Mapping[str, Hyperparameters] = field(default_factory=dict)
 
     def draw(self) -> Weights:
         """See `Posterior.draw`."""
@@ -76,6 +82,10 @@ class DiagonalPosterior:
         """See `Posterior.moments`."""
         return {name: Moments(mean, self.scales[name]) for name, mean in self.loc.items()}
 
+    def learned(self) -> dict[str, Hyperparameters]:
+        """See `Posterior.learned`."""
+        return dict(self.hyperparameters)
+
 
 @dataclass(frozen=True, eq=False)
 class SampledPosterior:
@@ -87,6 +97,7 @@ class SampledPosterior:
         scales: Standard deviations by site name, where known.
         support: P(s = 1) by site name, for sites under a three-layer prior.
         latents: Returns the moments of the priors' sample sites, where known.
+        hyperparameters: Learned hyper-parameters by site name.
     """
 
     sampler: Callable[[], Weights]
@@ -94,6 +105,7 @@ class SampledPosterior:
     scales: Mapping[str, Tensor] | None = None
     support: Mapping[str, Tensor] | None = None
     latents: Callable[[], Mapping[str, Moments]] | None = None
+    hyperparameters: Mapping[str, Hyperparameters] = field(default_factory=dict)
 
     def draw(self) -> Weights:
         """See `Posterior.draw`."""
@@ -114,6 +126,10 @@ class SampledPosterior:
     def moments(self) -> dict[str, Moments]:
         """See `Posterior.moments`."""
         return dict(self.latents()) if self.latents else {}
+
+    def learned(self) -> dict[str, Hyperparameters]:
+        """See `Posterior.learned`."""
+        return dict(self.hyperparameters)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,12 +24,13 @@ from pyro_turbovbi.batches import Data
 from pyro_turbovbi.data import Recovery, Splits, TensorPair
 from pyro_turbovbi.engines.protocol import AnyEngine
 from pyro_turbovbi.errors import InvalidArgumentError, SpecError
-from pyro_turbovbi.fit import Callback, Fit, fit
+from pyro_turbovbi.fit import Callback, fit
 from pyro_turbovbi.lift import BayesianNet, lift
 from pyro_turbovbi.likelihoods import Likelihood
 from pyro_turbovbi.priors import Prior, to_spec
 from pyro_turbovbi.priors.selection import BySite
 from pyro_turbovbi.priors.spec import AnyPrior, vocabulary
+from pyro_turbovbi.result import Fit
 from pyro_turbovbi.specs.calls import IMPORTED, Call, Function, rebase
 from pyro_turbovbi.specs.families import Family, Vocabulary
 

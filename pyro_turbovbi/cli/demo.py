@@ -18,8 +18,9 @@ from pyro_turbovbi.compression import Compressed, load
 from pyro_turbovbi.data import Splits, TensorPair
 from pyro_turbovbi.diagnostics import Comparison, compare, error_rate, plots
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
-from pyro_turbovbi.fit import Fit, fit
+from pyro_turbovbi.fit import fit_all
 from pyro_turbovbi.lift import lift
+from pyro_turbovbi.result import Fit
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -136,18 +137,8 @@ def _fit_all(recipe: Recipe, splits: Splits, epochs: int, seed: int) -> dict[str
         MARKOV: (priors.ThreeLayer(support=supports.Chain(mean_run=10.0)), turbo),
     }
     bnn = lift(_mlp(recipe.widths, seed), likelihood=likelihoods.Categorical(), prior=gaussian)
-    fits: dict[str, Fit] = {}
-    for name, (prior, engine) in plan.items():
-        print(f"Fitting {name} ({epochs} epochs) ...", flush=True)
-        fits[name] = fit(
-            bnn.with_prior(prior),
-            splits.train,
-            engine=engine,
-            epochs=epochs,
-            seed=seed,
-            batch_size=recipe.batch_size,
-        )
-    return fits
+    print(f"Fitting {', '.join(plan)} ({epochs} epochs each) ...", flush=True)
+    return fit_all(plan, bnn, splits.train, epochs=epochs, seed=seed, batch_size=recipe.batch_size)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pyro_turbovbi.data import Splits
 from pyro_turbovbi.errors import InvalidArgumentError
-from pyro_turbovbi.fit import Fit
 from pyro_turbovbi.recipe import Recipe
+from pyro_turbovbi.result import Fit
 
 
 def run_recipe(path: Path, *, epochs: int | None = None, out: Path | None = None) -> Fit:

@@ -11,7 +11,7 @@ from pyro_turbovbi.distributions import MarkovGridSupport
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.engines.turbo.linear_gaussian import LinearGaussianState
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
-from pyro_turbovbi.engines.turbo.site import SpikeSlab
+from pyro_turbovbi.engines.turbo.site import SpikeSlab, learned_hyperparameters
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
@@ -76,6 +76,7 @@ class Turbo(TurboSettings):
             loc={f.name: f.loc.detach().clone() for f in factors},
             scales={f.name: f.scale.detach() for f in factors},
             support={name: p.clone() for name, p in probs.items()} or None,
+            hyperparameters=learned_hyperparameters(state.sites.values(), self),
         )
 
     def elbo_kind(self, state: TurboState) -> str:

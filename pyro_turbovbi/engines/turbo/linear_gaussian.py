@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
-from pyro_turbovbi.engines.turbo.site import SpikeSlab, make_site
+from pyro_turbovbi.engines.turbo.site import SpikeSlab, learned_hyperparameters, make_site
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.families.factors import make_factor
 from pyro_turbovbi.lift import BayesianNet
@@ -177,6 +177,7 @@ class LinearGaussianState:
             center=lambda: {name: posterior.mean.to(dtype)},
             scales={name: posterior.variance.sqrt().to(dtype)},
             support=None if probs is None else {name: probs.to(dtype)},
+            hyperparameters=learned_hyperparameters([self.site], self.settings),
         )
 
     def _bias(self) -> Tensor:

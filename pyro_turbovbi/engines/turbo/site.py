@@ -7,6 +7,7 @@ the prior's part of the ELBO (`prior_bound`), E_q[ln p(w, rho, s)] + H(q(rho, s)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from math import log, pi
 
 import torch
@@ -24,6 +25,7 @@ from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.kernels.evidence import expected_precision
 from pyro_turbovbi.priors.base import WeightSite
+from pyro_turbovbi.priors.hyperparameters import Hyperparameters, three_layer
 from pyro_turbovbi.priors.normal import Normal
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters, ThreeLayer
 
@@ -167,6 +169,19 @@ def make_site(site: WeightSite, factor: NormalFactor, settings: TurboSettings) -
     if isinstance(factor, ThreeLayerFactor):
         return SpikeSlab(site, factor, settings)
     return FixedPrecision(site, factor)
+
+
+def learned_hyperparameters(
+    sites: Iterable[SiteState], settings: TurboSettings
+) -> dict[str, Hyperparameters]:
+    """Hyper-parameters as they are now, by site name; of no site where none are learned."""
+    if not settings.learn_hyper:
+        return {}
+    return {
+        site.name: three_layer(site.module_b.distribution, site.components)
+        for site in sites
+        if isinstance(site, SpikeSlab)
+    }
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -15,10 +15,13 @@ from torch.func import functional_call
 
 from pyro_turbovbi._pyro import local_param
 from pyro_turbovbi.batches import Inputs, num_rows
+from pyro_turbovbi.coupling import couplings
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, UnsupportedError
 from pyro_turbovbi.likelihoods import Likelihood
 from pyro_turbovbi.priors.base import Prior, WeightSite
 from pyro_turbovbi.priors.selection import BySite, as_selection
+from pyro_turbovbi.priors.three_layer import ThreeLayer
+from pyro_turbovbi.priors.unit_gates import Gates, WeightGates, unit_gates
 
 #: Layers whose weight matrices get the default prior.
 MATRIX_LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
@@ -84,6 +87,7 @@ class BayesianNet(nn.Module):
         # Kept: walking the module tree at every step would cost a tenth of a small net's step.
         self._parameters_by_name = dict(self.net.named_parameters())
         self._priors = prior.select(self._parameters_by_name, weight_matrices(self.net))
+        self._gates = _gates_of(self.net, self._priors)
         self._points = self._select_points()
 
     @property
@@ -92,7 +96,13 @@ class BayesianNet(nn.Module):
         parameters = self._parameters_by_name
         # Copied: Pyro's autoguides train a start value in place.
         return {
-            name: WeightSite(name, parameters[name].shape, prior, parameters[name].detach().clone())
+            name: WeightSite(
+                name,
+                parameters[name].shape,
+                prior,
+                parameters[name].detach().clone(),
+                self._gates.get(name),
+            )
             for name, prior in self._priors.items()
         }
 
@@ -147,11 +157,7 @@ class BayesianNet(nn.Module):
         Returns:
             The targets.
         """
-        parameters = self._parameters_by_name
-        weights = {
-            name: prior.sample(name, parameters[name].shape, init=parameters[name].detach())
-            for name, prior in self._priors.items()
-        }
+        weights = self._sample_weights()
         for name, parameter in self._points.items():
             local_param(name, parameter)
         output = self.output(weights, x)
@@ -159,6 +165,30 @@ class BayesianNet(nn.Module):
         target = None if y is None else self.likelihood.prepare(y, output)
         with poutine.scale(scale=(self.num_data or rows) / rows), pyro.plate("data", rows, dim=-1):
             return pyro.sample(TARGET, self.likelihood.distribution(output), obs=target)
+
+    def _sample_weights(self) -> dict[str, Tensor]:
+        """Run the prior's program: the gates of all units, then the weights behind them."""
+        parameters, drawn = self._parameters_by_name, self._sample_gates()
+        weights = {}
+        for name, prior in self._priors.items():
+            start, behind = parameters[name].detach(), self._gates.get(name, WeightGates())
+            rows, columns = (
+                None if gates is None else drawn[gates.name]
+                for gates in (behind.rows, behind.columns)
+            )
+            weights[name] = prior.sample(name, start.shape, init=start, rows=rows, columns=columns)
+        return weights
+
+    def _sample_gates(self) -> dict[str, Gates]:
+        drawn: dict[str, Gates] = {}
+        for name, behind in self._gates.items():
+            like = self._parameters_by_name[name].detach().new_empty(())
+            for gates in (behind.rows, behind.columns):
+                if gates is not None and gates.name not in drawn:
+                    drawn[gates.name] = unit_gates(
+                        gates.name, gates.size, density=gates.density, like=like
+                    )
+        return drawn
 
     def net_with(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the user's network, in eval mode, that carries the given weights."""
@@ -168,6 +198,28 @@ class BayesianNet(nn.Module):
             for name, value in weights.items():
                 parameters[name].copy_(value)
         return net
+
+
+def _gates_of(net: nn.Module, selected: Mapping[str, Prior]) -> dict[str, WeightGates]:
+    """Gates of the weights whose prior shares them, by name; weights in no group are left out."""
+    densities = {
+        name: prior.gate_density
+        for name, prior in selected.items()
+        if isinstance(prior, ThreeLayer) and prior.gates
+    }
+    if not densities:
+        return {}
+    coupled = couplings(net, densities)
+    groups: dict[str | None, Gates | None] = {None: None}
+    for name, coupling in coupled.weights.items():
+        for group in (coupling.rows, coupling.columns):
+            if group is not None:
+                groups.setdefault(group, Gates(group, coupled.sizes[group], densities[name]))
+    return {
+        name: WeightGates(groups[coupling.rows], groups[coupling.columns])
+        for name, coupling in coupled.weights.items()
+        if coupling.rows is not None or coupling.columns is not None
+    }
 
 
 def weight_matrices(net: nn.Module) -> list[str]:

@@ -16,7 +16,7 @@ from pyro_turbovbi.distributions.support import (
     SupportPosterior,
     probability,
 )
-from pyro_turbovbi.kernels import bernoulli_log_evidence
+from pyro_turbovbi.kernels import RowPosterior, bernoulli_log_evidence
 from pyro_turbovbi.kernels.baum_welch import bounded
 
 
@@ -45,6 +45,13 @@ class IndependentSupport(SupportDistribution):
     def density(self) -> Tensor:
         """Probability of an active element, a scalar in double precision."""
         return self._density
+
+    def row_posterior(self, llr: Tensor) -> RowPosterior:
+        """See `SupportDistribution.row_posterior`."""
+        prior = self.prior_log_odds.item()
+        each = bernoulli_log_evidence(llr, prior)
+        rows = each.reshape(llr.shape[0], -1).sum(1)
+        return RowPosterior(torch.full_like(llr, prior), rows)
 
     def maximise(self, posterior: SupportPosterior) -> IndependentSupport:
         """The density that fits a posterior best: its mean probability, within [1e-6, 1 - 1e-6].

@@ -19,7 +19,7 @@ from pyro_turbovbi.distributions.support import (
     probability,
 )
 from pyro_turbovbi.errors import ShapeError
-from pyro_turbovbi.kernels import ChainLaw, chain_log_evidence, chain_posterior
+from pyro_turbovbi.kernels import ChainLaw, RowPosterior, chain_log_evidence, chain_posterior
 from pyro_turbovbi.kernels.baum_welch import maximise_chain_law
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_chains
 
@@ -82,6 +82,21 @@ class MarkovChainSupport(SupportDistribution):
     def prior_log_odds(self) -> Tensor:
         """Stationary log-odds of an active element, a scalar in double precision."""
         return self.p01.log() - self.p10.log()
+
+    def row_posterior(self, llr: Tensor) -> RowPosterior:
+        """See `SupportDistribution.row_posterior`.
+
+        Raises:
+            UnsupportedError: If the chains run along the first dim, across the rows.
+        """
+        if self._axis == -len(self._view):
+            return super().row_posterior(llr)
+        solved = chain_posterior(
+            llr.reshape(self._view), self.law, dim=self._axis, log_evidence=True
+        )
+        assert solved.log_evidence is not None
+        rows = solved.log_evidence.reshape(llr.shape[0], -1).sum(1)
+        return RowPosterior(solved.extrinsic.view(llr.shape), rows)
 
     def maximise(self, posterior: SupportPosterior) -> MarkovChainSupport:
         """Baum-Welch M-step on both transition probabilities; never lowers the evidence.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
-from pyro_turbovbi.kernels import GatedTransitions, GridTransitions, check_finite
+from pyro_turbovbi.kernels import GatedTransitions, GridTransitions, RowPosterior, check_finite
 from pyro_turbovbi.kernels.backends import buffers
 
 DistributionT = TypeVar("DistributionT", bound="SupportDistribution")
@@ -25,6 +25,11 @@ Transitions = Tensor | GridTransitions | GatedTransitions
 EXACT_EVIDENCE = (
     "a support prior that is a tree: supports.Independent(), supports.Chain(), supports.Gated(), "
     "or supports.Blocks() of them"
+)
+
+#: What shared unit gates accept behind them, for error messages.
+INDEPENDENT_ROWS = (
+    "supports.Independent(), or supports.Chain() along any dim but the first (None: along the rows)"
 )
 
 _LOWEST = 1e-30
@@ -181,6 +186,28 @@ class SupportDistribution(TorchDistribution):
         """
         self._check_shape(llr)
         return self._log_evidence(llr)
+
+    def row_posterior(self, llr: Float[Tensor, "*event"]) -> RowPosterior:
+        """Posterior with one log-evidence per row, for priors whose rows are independent.
+
+        A row is everything at one index of the first dim: a unit's incoming weights. Not
+        differentiable.
+
+        Args:
+            llr: The event shape, `ln p(data | s_n = 1) - ln p(data | s_n = 0)` in nats, finite.
+
+        Returns:
+            Extrinsic log-odds (the event shape) and log-evidences `[rows]`.
+
+        Raises:
+            UnsupportedError: If the prior couples rows.
+        """
+        raise UnsupportedError(
+            "the support prior couples the weights of different units, which unit gates cannot "
+            "take apart",
+            given=self,
+            accepted=INDEPENDENT_ROWS,
+        )
 
     @abstractmethod
     def maximise(self, posterior: SupportPosterior) -> SupportDistribution:

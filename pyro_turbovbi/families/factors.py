@@ -6,10 +6,12 @@ at once:
     NormalFactor       q(w_n) = Normal(loc_n, scale_n^2)
     ThreeLayerFactor   q(w_n) q(rho_n | s_n) q(s_n)
                        q(rho_n | s_n = i) = Gamma(a_i + 1/2, rate b_i + E[w_n^2] / 2)
+    GateFactor         q(z_j) = Bernoulli(sigmoid(log_odds_j))
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log, pi
 
 import pyro
@@ -21,7 +23,8 @@ from pyro_turbovbi._pyro import local_param
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.priors.base import WeightSite, fan_in, start_value
 from pyro_turbovbi.priors.normal import Normal
-from pyro_turbovbi.priors.three_layer import Components, ThreeLayer
+from pyro_turbovbi.priors.three_layer import Components, ThreeLayer, closed_component
+from pyro_turbovbi.priors.unit_gates import Gates
 
 
 class NormalFactor(nn.Module):
@@ -57,8 +60,12 @@ class NormalFactor(nn.Module):
         """H(q(w)) = sum_n (1/2) ln(2 pi e scale_n^2), in nats; scalar."""
         return self.log_scale.sum() + 0.5 * self.log_scale.numel() * (1.0 + log(2 * pi))
 
-    def forward(self) -> Tensor:
-        """Emit the guide's sample site of the weight; return the weight."""
+    def forward(self, opened: Tensor | None = None) -> Tensor:
+        """Emit the guide's sample site of the weight; return the weight.
+
+        Args:
+            opened: Zeros and ones of the weight's shape: which weights are behind open gates.
+        """
         loc = local_param(f"{self.name}.loc", self.loc)
         log_scale = local_param(f"{self.name}.log_scale", self.log_scale)
         weight = dist.Normal(loc, log_scale.exp()).to_event(loc.dim())
@@ -84,19 +91,52 @@ class ThreeLayerFactor(NormalFactor):
         )
         self.support_log_odds = nn.Parameter(log_odds)
 
-    def forward(self) -> Tensor:
-        """Emit the guide's three sample sites; return the weight."""
+    def forward(self, opened: Tensor | None = None) -> Tensor:
+        """Emit the guide's three sample sites; return the weight.
+
+        Args:
+            opened: Zeros and ones of the weight's shape: which weights are behind open gates; None:
+                all of them.
+        """
         log_odds = local_param(f"{self.name}.support_log_odds", self.support_log_odds)
         dims = log_odds.dim()
         support = pyro.sample(
             f"{self.name}_support", dist.Bernoulli(logits=log_odds).to_event(dims)
         )
         (a1, b1), (a0, b0) = self.components
-        concentration = a0 + (a1 - a0) * support + 0.5
-        prior_rate = torch.where(support > 0.5, support.new_tensor(b1), support.new_tensor(b0))
-        precision = dist.Gamma(concentration, prior_rate + 0.5 * self.second_moment())
+        concentration = a0 + (a1 - a0) * support
+        rate = torch.where(support > 0.5, support.new_tensor(b1), support.new_tensor(b0))
+        if opened is not None:
+            closed = closed_component(self.components)
+            concentration = torch.where(opened > 0.5, concentration, closed.concentration)
+            rate = torch.where(opened > 0.5, rate, closed.rate)
+        precision = dist.Gamma(concentration + 0.5, rate + 0.5 * self.second_moment())
         pyro.sample(f"{self.name}_precision", precision.to_event(dims))
         return super().forward()
+
+
+class GateFactor(nn.Module):
+    """q(z) of a group's gates: independent, each open with its own probability.
+
+    Args:
+        gates: The gates.
+        like: Tensor that gives the device and dtype.
+
+    Attributes:
+        log_odds: logit q(z = 1), `[units]`.
+    """
+
+    def __init__(self, gates: Gates, like: Tensor) -> None:
+        super().__init__()
+        self.gates = gates
+        prior = gates.distribution().prior_log_odds.item()
+        self.log_odds = nn.Parameter(like.new_full((gates.size,), prior))
+
+    def forward(self) -> Gates:
+        """Emit the guide's sample site of the gates; return them with their values."""
+        log_odds = local_param(f"{self.gates.name}.gate_log_odds", self.log_odds)
+        opened = pyro.sample(self.gates.site, dist.Bernoulli(logits=log_odds).to_event(1))
+        return replace(self.gates, open=opened)
 
 
 def make_factor(site: WeightSite, init_scale: float) -> NormalFactor:

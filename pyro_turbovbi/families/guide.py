@@ -14,13 +14,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_turbovbi.errors import UnsupportedError
-from pyro_turbovbi.families.factors import NormalFactor, make_factor
+from pyro_turbovbi.families.factors import GateFactor, NormalFactor, make_factor
 from pyro_turbovbi.priors.base import (
     SubstituteWeights,
     WeightSite,
     discover_weights,
     start_value,
 )
+from pyro_turbovbi.priors.unit_gates import Gates, WeightGates
 
 #: Start of the posterior scales, in units of 1 / sqrt(fan-in).
 INIT_SCALE = 0.3
@@ -57,18 +58,51 @@ class TurboGuide(nn.Module):
             )
         self.sites = dict(sites)
         self.factors = nn.ModuleList(make_factor(site, init_scale) for site in sites.values())
+        self._gates = nn.ModuleList(
+            GateFactor(gates, like) for gates, like in gate_groups(sites).values()
+        )
         self.autoguide = autoguide
 
     def __iter__(self) -> Iterator[NormalFactor]:
         return iter(self.factors)  # type: ignore[arg-type]
 
+    @property
+    def gate_factors(self) -> list[GateFactor]:
+        """Factors of the unit gates, one for each group of units; none without shared gates."""
+        return list(self._gates)  # type: ignore[arg-type]
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run the guide: emit all its sample sites; return the weights by name."""
-        weights = {factor.name: factor() for factor in self}
+        gates = {gates.name: gates for gates in (factor() for factor in self.gate_factors)}
+        weights = {factor.name: factor(self._opened(factor, gates)) for factor in self}
         if self.autoguide is not None:
             with pyro.settings.context(module_local_params=True):
                 self.autoguide(*args, **kwargs)
         return weights
+
+    def _opened(self, factor: NormalFactor, drawn: Mapping[str, Gates]) -> Tensor | None:
+        """Zeros and ones of a weight's shape: one where both gates are open; None without gates."""
+        behind = self.sites[factor.name].gates
+        if behind is None:
+            return None
+        rows, columns = (
+            None if gates is None else drawn[gates.name] for gates in (behind.rows, behind.columns)
+        )
+        return WeightGates(rows, columns).open(factor.loc.shape, factor.loc.detach())
+
+
+def gate_groups(sites: Mapping[str, WeightSite]) -> dict[str, tuple[Gates, Tensor]]:
+    """The groups of gated units by name, each with a tensor of the device and dtype of its weights.
+
+    Args:
+        sites: Weight sites by name.
+    """
+    found: dict[str, tuple[Gates, Tensor]] = {}
+    for site in sites.values():
+        sides = (site.gates.rows, site.gates.columns) if site.gates else ()
+        like = torch.empty(()) if site.init is None else site.init.new_empty(())
+        found |= {g.name: (g, like) for g in sides if g is not None and g.name not in found}
+    return found
 
 
 def turbo_guide(

@@ -13,6 +13,12 @@ from pyro_turbovbi.kernels.grid import GridPosterior, GridTransitions, grid_post
 from pyro_turbovbi.kernels.independent import bernoulli_log_evidence
 from pyro_turbovbi.kernels.law import ChainLaw
 from pyro_turbovbi.kernels.reference import ChainMessages, chain_messages
+from pyro_turbovbi.kernels.unit_gates import (
+    GatedWeight,
+    RowPosterior,
+    UnitGatesPosterior,
+    unit_gates_posterior,
+)
 
 __all__ = [
     "BackendName",
@@ -21,9 +27,12 @@ __all__ = [
     "ChainPosterior",
     "GatedPosterior",
     "GatedTransitions",
+    "GatedWeight",
     "GridPosterior",
     "GridTransitions",
+    "RowPosterior",
     "SlowMessagePassingWarning",
+    "UnitGatesPosterior",
     "bernoulli_log_evidence",
     "chain_log_evidence",
     "chain_messages",
@@ -33,4 +42,5 @@ __all__ = [
     "grid_posterior",
     "pool_blocks",
     "spread_blocks",
+    "unit_gates_posterior",
 ]

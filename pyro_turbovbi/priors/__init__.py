@@ -15,11 +15,13 @@ from pyro_turbovbi.priors.selection import BySite, by_site
 from pyro_turbovbi.priors.shrinkage import Horseshoe, LogUniform, SpikeSlab
 from pyro_turbovbi.priors.spec import from_spec, to_spec
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters, ThreeLayer
+from pyro_turbovbi.priors.unit_gates import Gates, WeightGates, unit_gates
 
 __all__ = [
     "BySite",
     "Components",
     "GammaParameters",
+    "Gates",
     "GroupHorseshoe",
     "GroupLasso",
     "GroupNormalJeffreys",
@@ -34,9 +36,11 @@ __all__ = [
     "StudentT",
     "SubstituteWeights",
     "ThreeLayer",
+    "WeightGates",
     "WeightSite",
     "by_site",
     "discover_weights",
     "from_spec",
     "to_spec",
+    "unit_gates",
 ]

@@ -24,7 +24,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor
 
-from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
+from pyro_turbovbi.priors.unit_gates import Gates, WeightGates
 
 
 class Moments(NamedTuple):
@@ -58,7 +59,13 @@ class Prior(ABC):
     inference: frozenset[str] = INFERENCE
 
     def sample(
-        self, name: str, shape: torch.Size | tuple[int, ...], *, init: Tensor | None = None
+        self,
+        name: str,
+        shape: torch.Size | tuple[int, ...],
+        *,
+        init: Tensor | None = None,
+        rows: Gates | None = None,
+        columns: Gates | None = None,
     ) -> Tensor:
         """Emit the prior's Pyro sites and return the weight.
 
@@ -68,12 +75,16 @@ class Prior(ABC):
             shape: Shape of the weight tensor.
             init: Tensor of that shape. Gives device and dtype, and the start value to engines that
                 take one; it does not change the prior. Default: torch's default device and dtype.
+            rows: Gates of the units that the weight leads to, see `unit_gates`; only for priors
+                that say ``gates="shared"``.
+            columns: Gates of the units that it comes from, likewise.
 
         Returns:
             The weight, of the given shape.
 
         Raises:
-            ShapeError: if `init` has another shape.
+            ShapeError: if `init` has another shape, or the gates do not fit the shape.
+            UnsupportedError: if gates are given to a prior that has none.
         """
         size = torch.Size(shape)
         if init is not None and init.shape != size:
@@ -82,7 +93,11 @@ class Prior(ABC):
                 given=tuple(init.shape),
                 accepted=str(tuple(size)),
             )
-        return _weight(name, self, size, init, name=name)  # type: ignore[no-any-return]
+        gates = None
+        if rows is not None or columns is not None:
+            gates = WeightGates(rows, columns)
+            gates.view(size)
+        return _weight(name, self, size, init, gates, name=name)  # type: ignore[no-any-return]
 
     @abstractmethod
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
@@ -93,6 +108,18 @@ class Prior(ABC):
             shape: Shape of the weight.
             like: Scalar tensor that carries the device and dtype to use.
         """
+
+    def emit_gated(self, name: str, shape: torch.Size, like: Tensor, gates: WeightGates) -> Tensor:
+        """As `emit`, for a weight behind the gates of its units.
+
+        Raises:
+            UnsupportedError: if the prior has no gates.
+        """
+        raise UnsupportedError(
+            f"the prior of weight {name!r} has no unit gates",
+            given=self,
+            accepted='priors.ThreeLayer(..., gates="shared"), or no rows= and columns=',
+        )
 
     def weight(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         """The weight that belongs to values of the prior's sample sites.
@@ -162,8 +189,12 @@ def emit_each(laws: Mapping[str, TorchDistributionMixin]) -> dict[str, Tensor]:
     return {site: pyro.sample(site, law) for site, law in laws.items()}
 
 
-def _emit(site: str, prior: Prior, shape: torch.Size, init: Tensor | None) -> Tensor:
+def _emit(
+    site: str, prior: Prior, shape: torch.Size, init: Tensor | None, gates: WeightGates | None
+) -> Tensor:
     like = torch.empty(()) if init is None else init.new_empty(())
+    if gates is not None:
+        return prior.emit_gated(site, shape, like, gates)
     return prior.emit(site, shape, like)
 
 
@@ -180,39 +211,49 @@ class WeightSite:
         shape: Its shape.
         prior: The prior it is declared under.
         init: Start value (same shape), or None where the model gives none.
+        gates: The gates of its units, or None where no unit of it has one.
     """
 
     name: str
     shape: torch.Size
     prior: Prior
     init: Tensor | None
+    gates: WeightGates | None = None
 
 
-class _Discover(Messenger):
+class _SkipGates(Messenger):
+    """Leaves gates undrawn: whoever hands in weights has no use for them."""
+
+    def _pyro_gates(self, msg: Any) -> None:
+        msg["value"] = msg["args"][0]
+        msg["done"] = msg["stop"] = True
+
+
+class _Discover(_SkipGates):
     def __init__(self) -> None:
         super().__init__()
         self.sites: dict[str, WeightSite] = {}
 
     def _pyro_weight(self, msg: Any) -> None:
-        name, prior, shape, init = msg["args"]
+        name, prior, shape, init, gates = msg["args"]
         if name in self.sites:
             raise InvalidArgumentError(
                 "two weights of the model have the same name",
                 given=name,
                 accepted="one name per weight",
             )
-        self.sites[name] = WeightSite(name, shape, prior, init)
+        self.sites[name] = WeightSite(name, shape, prior, init, gates)
         # The start value flows on: discovery never draws from the (possibly heavy-tailed) prior.
         msg["value"] = start_value(self.sites[name])
         msg["done"] = msg["stop"] = True
 
 
-class SubstituteWeights(Messenger):
+class SubstituteWeights(_SkipGates):
     """Pyro handler that hands given weights to a model in place of its weight priors.
 
     Args:
         weights: Tensors by site name. A weight of the model that is not named here is sampled as
-            usual.
+            usual, as if all gates were open.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from pyro_turbovbi.distributions import MarkovGridSupport
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.engines.turbo.linear_gaussian import LinearGaussianState
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
-from pyro_turbovbi.engines.turbo.site import SpikeSlab, learned_hyperparameters
+from pyro_turbovbi.engines.turbo.site import SpikeSlab, ThreeLayerSite, learned_hyperparameters
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
@@ -71,7 +71,7 @@ class Turbo(TurboSettings):
         if isinstance(state, LinearGaussianState):
             return state.result()
         factors = list(state.guide)
-        probs = {n: s.probs for n, s in state.sites.items() if isinstance(s, SpikeSlab)}
+        probs = {n: s.probs for n, s in state.sites.items() if isinstance(s, ThreeLayerSite)}
         return DiagonalPosterior(
             loc={f.name: f.loc.detach().clone() for f in factors},
             scales={f.name: f.scale.detach() for f in factors},
@@ -80,7 +80,9 @@ class Turbo(TurboSettings):
         )
 
     def elbo_kind(self, state: TurboState) -> str:
-        """See `Engine.elbo_kind`: "Bethe" where a support prior is a grid, otherwise "bound"."""
+        """See `Engine.elbo_kind`: "Bethe" under a grid or shared gates, otherwise "bound"."""
+        if isinstance(state, TurboVBI) and state.gates is not None:
+            return "Bethe"
         sites = (
             [state.site] if isinstance(state, LinearGaussianState) else list(state.sites.values())
         )

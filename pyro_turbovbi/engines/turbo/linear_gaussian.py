@@ -121,6 +121,12 @@ class LinearGaussianState:
         self.linear, self.likelihood, site = _linear_gaussian(bnn)
         self._site_name = site.name
         self.factor = make_factor(site, settings.init_scale).double()
+        if site.gates is not None:
+            raise UnsupportedError(
+                "exact weights do not take shared unit gates",
+                given=site.prior,
+                accepted='weights="diagonal", or supports.Gated(gate_dim=1) without gates="shared"',
+            )
         self.site = make_site(site, self.factor, settings)
         self.steps_done = 0
         self.posterior: GaussianPosterior | None = None

@@ -88,6 +88,7 @@ class TurboSettings:
         refresh_every: Steps between closed-form updates of the precisions.
         messages_every: Steps between message passes; None: a fiftieth of the training, at most 100.
         damping: Share of the old value kept in the extrinsic log-odds at every pass, in [0, 1).
+        gates_from: Fraction of the training after which shared unit gates act, in [0, 1].
         learn_hyper: Learn the support prior's density and transition probabilities, and the slab's
             rate, by EM, once the annealing is done.
         weights: "diagonal" q(w) trained by gradients, or "exact": the full-covariance Gaussian of
@@ -107,6 +108,7 @@ class TurboSettings:
     refresh_every: int = 20
     messages_every: int | None = None
     damping: float = 0.5
+    gates_from: float = 0.3
     learn_hyper: bool = False
     weights: WeightFamily = "diagonal"
     start: Literal["inactive", "active"] = "inactive"
@@ -120,6 +122,8 @@ class TurboSettings:
             _require(
                 name, getattr(self, name), 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)"
             )
+        start = self.gates_from
+        _require("gates_from", start, 0.0 <= start <= 1.0, "a number in [0, 1]")
         _require("refresh_every", self.refresh_every, self.refresh_every >= 1, "1, 2, ...")
         every = self.messages_every
         _require("messages_every", every, every is None or every >= 1, "1, 2, ..., or None")

@@ -49,7 +49,7 @@ class SiteState(ABC):
         """Closed-form update of the precision (and of q(s) with Module B's message held)."""
 
     def exchange(self, second_moment: Tensor) -> None:  # noqa: B027
-        """Full exchange with Module B."""
+        """Full exchange with the site's own Module B, if it has one."""
 
     def anneal(self, progress: float) -> None:  # noqa: B027
         """Move the spike to where the schedule has it at a fraction of the training."""
@@ -69,16 +69,11 @@ class FixedPrecision(SiteState):
         return constant - 0.5 * self.precision * second_moment.sum()
 
 
-class SpikeSlab(SiteState):
-    """A site under the three-layer prior.
-
-    The ELBO part is exact right after an exchange (Bethe for a grid). Between exchanges it is
-    continued with Module B's message held, and between refreshes along its tangent, whose slope
-    -E[rho] / 2 is what q(w) is trained with.
+class ThreeLayerSite(SiteState):
+    """A site under the three-layer prior, up to how messages are passed over its support.
 
     Attributes:
         components: The two Gamma components at present.
-        prior_log_odds: logit(pi), Module B's extrinsic message.
         probs: q(s = 1).
     """
 
@@ -88,17 +83,11 @@ class SpikeSlab(SiteState):
         self._factor = factor
         self._final = site.prior.components(site.shape)
         self._settings = settings
-        distribution = site.prior.support.distribution(site.shape)
-        self.module_b = ModuleB(distribution, damping=settings.damping, site=site.name)
         self.components: Components = settings.annealing.components(self._final, 0.0)
-        self.prior_log_odds = torch.full_like(
-            factor.loc, float(distribution.prior_log_odds)
-        ).detach()
         self.probs = torch.full_like(factor.loc, float(settings.start == "active")).detach()
         self._learning = settings.learn_hyper and settings.annealing.done(0.0)
         self._offset = factor.loc.new_zeros(())
         self._tangent = factor.loc.new_zeros(())
-        self.exchange(factor.second_moment().detach())
 
     def anneal(self, progress: float) -> None:
         """See `SiteState.anneal`."""
@@ -107,6 +96,49 @@ class SpikeSlab(SiteState):
         # While the spike is wide next to nothing is active: EM would learn an empty support.
         self._learning = self._settings.learn_hyper and annealing.done(progress)
         self._factor.components = self.components
+
+    def prior_bound(self, second_moment: Tensor) -> Tensor:
+        """See `SiteState.prior_bound`."""
+        return self._tangent - 0.5 * _dot(self.precision, second_moment)
+
+    def _continue_from(self, value: Tensor, precision: Tensor, second_moment: Tensor) -> None:
+        """Note E[rho], and the ELBO part with its slope -E[rho] / 2 at the given E[w^2]."""
+        self.precision = precision
+        self._tangent = value + self._offset + 0.5 * _dot(precision, second_moment)
+
+    def _learn_slab(self, second_moment: Tensor) -> None:
+        """M-step of the slab's rate: sum q1 a1 = b1 sum q1 E[rho | s = 1]."""
+        (a, b), inactive = self.components
+        active = float(self.probs.sum())
+        if active < 1.0:  # less than one weight's worth of evidence says nothing about the slab
+            return
+        precision = _dot(self.probs, expected_precision(second_moment, a, b))
+        slab = GammaParameters(a, a * active / float(precision))
+        self.components = Components(slab, inactive)
+        self._final = Components(slab, self._final.inactive)
+        self._factor.components = self.components
+
+
+class SpikeSlab(ThreeLayerSite):
+    """A site under the three-layer prior with a support of its own.
+
+    The ELBO part is exact right after an exchange (Bethe for a grid). Between exchanges it is
+    continued with Module B's message held, and between refreshes along its tangent, whose slope
+    -E[rho] / 2 is what q(w) is trained with.
+
+    Attributes:
+        prior_log_odds: logit(pi), Module B's extrinsic message.
+    """
+
+    def __init__(self, site: WeightSite, factor: ThreeLayerFactor, settings: TurboSettings) -> None:
+        super().__init__(site, factor, settings)
+        assert isinstance(site.prior, ThreeLayer)
+        distribution = site.prior.support.distribution(site.shape)
+        self.module_b = ModuleB(distribution, damping=settings.damping, site=site.name)
+        self.prior_log_odds = torch.full_like(
+            factor.loc, float(distribution.prior_log_odds)
+        ).detach()
+        self.exchange(factor.second_moment().detach())
 
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""
@@ -132,18 +164,6 @@ class SpikeSlab(SiteState):
             self._factor.support_log_odds.copy_(posterior.log_odds)
         self._accept(evidence, second_moment)
 
-    def _learn_slab(self, second_moment: Tensor) -> None:
-        """M-step of the slab's rate: sum q1 a1 = b1 sum q1 E[rho | s = 1]."""
-        (a, b), inactive = self.components
-        active = float(self.probs.sum())
-        if active < 1.0:  # less than one weight's worth of evidence says nothing about the slab
-            return
-        precision = _dot(self.probs, expected_precision(second_moment, a, b))
-        slab = GammaParameters(a, a * active / float(precision))
-        self.components = Components(slab, inactive)
-        self._final = Components(slab, self._final.inactive)
-        self._factor.components = self.components
-
     def _module_a(self, second_moment: Tensor) -> ModuleA:
         if self._settings.factorisation == "structured":
             return structured(second_moment, self.components)
@@ -155,13 +175,8 @@ class SpikeSlab(SiteState):
         precision = evidence.precision
         if precision is None:
             precision = mixed_precision(second_moment, self.probs, self.components)
-        self.precision = precision
-        value = evidence.base + softplus(log_odds).sum() + self._offset
-        self._tangent = value + 0.5 * _dot(precision, second_moment)
-
-    def prior_bound(self, second_moment: Tensor) -> Tensor:
-        """See `SiteState.prior_bound`."""
-        return self._tangent - 0.5 * _dot(self.precision, second_moment)
+        value = evidence.base + softplus(log_odds).sum()
+        self._continue_from(value, precision, second_moment)
 
 
 def make_site(site: WeightSite, factor: NormalFactor, settings: TurboSettings) -> SiteState:

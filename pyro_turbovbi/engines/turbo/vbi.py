@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
+from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates
 from pyro_turbovbi.engines.turbo.site import SiteState, make_site
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
+from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.families.guide import TurboGuide, turbo_guide
 from pyro_turbovbi.priors.base import SubstituteWeights
 
@@ -54,12 +56,14 @@ class TurboVBI:
     Attributes:
         guide: The `TurboGuide` being fitted; exists after `setup` or the first step.
         sites: Engine state by weight-site name.
+        gates: State of the unit gates; None where the prior has none.
 
     Raises:
         InvalidArgumentError: if `optim` or `num_steps` is of the wrong kind.
     """
 
     guide: TurboGuide
+    gates: SharedGates | None
 
     def __init__(
         self,
@@ -112,12 +116,18 @@ class TurboVBI:
     def _create(self, *args: Any, **kwargs: Any) -> None:
         self.guide = turbo_guide(self.model, *args, init_scale=self.settings.init_scale, **kwargs)
         self._factors = list(self.guide)
-        self.sites = {
-            f.name: make_site(self.guide.sites[f.name], f, self.settings) for f in self._factors
-        }
+        self.sites = {f.name: self._make_site(f) for f in self._factors}
+        gated = [site for site in self.sites.values() if isinstance(site, GatedSpikeSlab)]
+        self.gates = SharedGates(gated, self.guide.gate_factors, self.settings) if gated else None
         self._others = self._other_parameters(*args, **kwargs)
         self._optimizer = self._make_optimizer()
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
+
+    def _make_site(self, factor: NormalFactor) -> SiteState:
+        site = self.guide.sites[factor.name]
+        if site.gates is not None and isinstance(factor, ThreeLayerFactor):
+            return GatedSpikeSlab(site, factor, self.settings)
+        return make_site(site, factor, self.settings)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One stochastic step on a batch.
@@ -171,9 +181,15 @@ class TurboVBI:
     @torch.no_grad()
     def exchange(self) -> None:
         """A full exchange between Module A and Module B at every site, at the present q(w)."""
-        for factor, site in zip(self._factors, self.sites.values(), strict=True):
+        for site in self.sites.values():
             site.anneal(self.progress)
-            site.exchange(factor.second_moment())
+        self._exchange({factor.name: factor.second_moment() for factor in self._factors})
+
+    def _exchange(self, second_moments: dict[str, Tensor]) -> None:
+        for name, site in self.sites.items():
+            site.exchange(second_moments[name])
+        if self.gates is not None:
+            self.gates.exchange(second_moments, self.progress)
 
     @torch.no_grad()
     def _closed_form_updates(self, second_moments: list[Tensor]) -> None:
@@ -181,9 +197,14 @@ class TurboVBI:
         exchange = step % settings.message_interval(self.num_steps) == 0
         if not exchange and step % settings.refresh_every:
             return
-        for site, second_moment in zip(self.sites.values(), second_moments, strict=True):
+        for site in self.sites.values():
             site.anneal(self.progress)
-            (site.exchange if exchange else site.refresh)(second_moment)
+        by_name = dict(zip(self.sites, second_moments, strict=True))
+        if exchange:
+            self._exchange(by_name)
+        else:
+            for name, site in self.sites.items():
+                site.refresh(by_name[name])
 
     @torch.no_grad()
     def _draw(self, noises: list[Tensor]) -> _Draw:

@@ -1,0 +1,220 @@
+"""Turbo-VBI under unit gates that weights share: one Module B for all gated sites of a net.
+
+Element n is active, inactive behind open gates, or behind a closed gate (c), each with its own
+Gamma law on the precision. Module A hands over
+
+    L_n = ln Z_1(m_n) - ln Z_0(m_n)         D_n = ln Z_c(m_n) - ln Z_0(m_n)
+
+and gets back the log-odds h_n that both gates are open and x_n of the element's own support, by all
+evidence but its own. With t_n = ln(1 - sigmoid(x_n) + sigmoid(x_n) e^{L_n}),
+
+    q(open)   = sigmoid(h_n + t_n - D_n)
+    q(s = 1)  = q(open) sigmoid(x_n + L_n)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_turbovbi.distributions import SupportDistribution
+from pyro_turbovbi.engines.turbo.module_a import mixed_precision, structured
+from pyro_turbovbi.engines.turbo.settings import TurboSettings
+from pyro_turbovbi.engines.turbo.site import ThreeLayerSite
+from pyro_turbovbi.errors import UnsupportedError
+from pyro_turbovbi.families.factors import GateFactor, ThreeLayerFactor
+from pyro_turbovbi.kernels import (
+    GatedWeight,
+    RowPosterior,
+    bernoulli_log_evidence,
+    unit_gates_posterior,
+)
+from pyro_turbovbi.kernels.evidence import expected_precision
+from pyro_turbovbi.kernels.unit_gates import CERTAIN, ElementMessages, Messages
+from pyro_turbovbi.priors.base import WeightSite
+from pyro_turbovbi.priors.three_layer import Components, ThreeLayer, closed_component
+
+#: Visits to every weight at an exchange; messages are kept from one exchange to the next.
+SWEEPS = 2
+
+
+class GatedEvidence(NamedTuple):
+    """What Module A says of a gated site.
+
+    Attributes:
+        llr: L_n, active against inactive.
+        closed: D_n, behind a closed gate against inactive.
+        base: Log-evidence of "all inactive", scalar, in nats.
+    """
+
+    llr: Tensor
+    closed: Tensor
+    base: Tensor
+
+
+class GatedSpikeSlab(ThreeLayerSite):
+    """A site under the three-layer prior, behind the gates of its units.
+
+    Between exchanges the messages h and x are held; the ELBO part counts from the joint
+    log-evidence at the last one.
+
+    Attributes:
+        gates: The gates on both sides of the weight.
+        support: Its own support prior.
+        messages: h and x.
+    """
+
+    def __init__(self, site: WeightSite, factor: ThreeLayerFactor, settings: TurboSettings) -> None:
+        super().__init__(site, factor, settings)
+        assert isinstance(site.prior, ThreeLayer)
+        assert site.gates is not None
+        _check_settings(site, settings)
+        self.gates = site.gates
+        self.support: SupportDistribution = site.prior.support.distribution(site.shape)
+        self.view = site.gates.view(site.shape)
+        log_odds = float(self.support.prior_log_odds)
+        self.messages = ElementMessages(
+            torch.full_like(factor.loc, CERTAIN).detach(),
+            torch.full_like(factor.loc, log_odds).detach(),
+        )
+        self.support.row_posterior(self.messages.extrinsic)  # refuses what it cannot take apart
+        self.refresh(factor.second_moment().detach())
+
+    def refresh(self, second_moment: Tensor) -> None:
+        """See `SiteState.refresh`."""
+        self._accept(self.evidence(second_moment), second_moment)
+
+    def evidence(self, second_moment: Tensor) -> GatedEvidence:
+        """Module A's evidence at the given E[w^2]."""
+        shut = Components(closed_component(self.components), self.components.inactive)
+        opened, closed = (structured(second_moment, pair) for pair in (self.components, shut))
+        return GatedEvidence(opened.llr, closed.llr, opened.base)
+
+    def held_value(self, evidence: GatedEvidence) -> Tensor:
+        """The site's part of the joint log-evidence with the messages held; scalar, in nats."""
+        through = self._through_gates(evidence)[1]
+        return evidence.base + (evidence.closed + through).sum()
+
+    def receive(self, elements: ElementMessages, damping: float) -> None:
+        """Take Module B's messages, damped."""
+        for held, new in zip(self.messages, elements, strict=True):
+            held.lerp_(new.reshape(held.shape), 1.0 - damping)
+
+    def settle(self, evidence: GatedEvidence, second_moment: Tensor, offset: Tensor) -> None:
+        """After an exchange: the offset to the joint log-evidence, q(s) and E[rho]."""
+        self._offset = offset
+        with torch.no_grad():
+            self._factor.support_log_odds.copy_(self.messages.extrinsic + evidence.llr)
+        self._accept(evidence, second_moment)
+
+    def solve(self, llr: Tensor) -> RowPosterior:
+        """Posterior of the site's own support, in the view of rows, columns and elements."""
+        extrinsic, rows = self.support.row_posterior(llr.reshape(self._factor.loc.shape))
+        return RowPosterior(extrinsic.view(self.view), rows)
+
+    def _through_gates(self, evidence: GatedEvidence) -> tuple[Tensor, Tensor]:
+        """Log-odds of open gates, and ln(q(closed) + q(open) e^{t - D}) before the evidence."""
+        opened, extrinsic = self.messages
+        own = bernoulli_log_evidence(evidence.llr, extrinsic) - evidence.closed
+        return opened + own, bernoulli_log_evidence(own, opened)
+
+    def _accept(self, evidence: GatedEvidence, second_moment: Tensor) -> None:
+        log_odds, through = self._through_gates(evidence)
+        opened = log_odds.sigmoid()
+        inside = (self.messages.extrinsic + evidence.llr).sigmoid()
+        self.probs = opened * inside
+        behind_open = mixed_precision(second_moment, inside, self.components)
+        behind_closed = expected_precision(second_moment, *closed_component(self.components))
+        value = evidence.base + (evidence.closed + through).sum()
+        precision = torch.lerp(behind_closed, behind_open, opened)
+        self._continue_from(value, precision, second_moment)
+
+
+class SharedGates:
+    """Module B of all gated sites of a net: sum-product over their supports and gates.
+
+    Gates act only after a part of the training: before, while the spike is wide and next to nothing
+    is active, all of them would close for good.
+
+    Args:
+        sites: The gated sites.
+        factors: Variational factors of the gates.
+        settings: Engine settings.
+
+    Attributes:
+        log_odds: Posterior log-odds of open gates by name of the group.
+    """
+
+    def __init__(
+        self,
+        sites: Iterable[GatedSpikeSlab],
+        factors: Iterable[GateFactor],
+        settings: TurboSettings,
+    ) -> None:
+        self._sites, self._factors = list(sites), list(factors)
+        self._settings = settings
+        self._messages: list[Messages] | None = None
+        self._names = [factor.gates.name for factor in self._factors]
+        self._prior = [factor.log_odds.detach().clone() for factor in self._factors]
+        self.log_odds: dict[str, Tensor] = dict(zip(self._names, self._prior, strict=True))
+
+    def exchange(self, second_moments: Mapping[str, Tensor], progress: float) -> None:
+        """A full exchange with Module A at every gated site.
+
+        Args:
+            second_moments: E[w^2] by site name.
+            progress: Fraction of the training that is done.
+
+        Raises:
+            NumericalError: if the log-likelihood ratios are not finite; nothing has been changed
+                then.
+        """
+        acting = progress >= self._settings.gates_from
+        evidences = [site.evidence(second_moments[site.name]) for site in self._sites]
+        found = unit_gates_posterior(
+            [self._weight(s, e, acting) for s, e in zip(self._sites, evidences, strict=True)],
+            self._prior,
+            start=self._messages,
+            sweeps=SWEEPS,
+            damping=self._settings.damping if self._messages else 0.0,
+        )
+        held = torch.zeros(())
+        for site, evidence, elements in zip(self._sites, evidences, found.elements, strict=True):
+            site.receive(elements, self._settings.damping)
+            held = held + site.held_value(evidence)
+        # One number for all sites: which of them carries it does not matter.
+        base = sum(float(evidence.base) for evidence in evidences)
+        offset = (found.log_evidence + base - held) / len(self._sites)
+        for site, evidence in zip(self._sites, evidences, strict=True):
+            site.settle(evidence, second_moments[site.name], offset.to(evidence.base))
+        if acting:
+            self._messages = found.messages
+            self.log_odds = dict(zip(self._names, found.gate_log_odds, strict=True))
+            for factor in self._factors:
+                with torch.no_grad():
+                    factor.log_odds.copy_(self.log_odds[factor.gates.name])
+
+    def _weight(self, site: GatedSpikeSlab, evidence: GatedEvidence, acting: bool) -> GatedWeight:
+        rows, columns = (
+            None if gates is None or not acting else self._names.index(gates.name)
+            for gates in (site.gates.rows, site.gates.columns)
+        )
+        llr, closed = evidence.llr.view(site.view), evidence.closed.view(site.view)
+        return GatedWeight(llr, closed, rows, columns, site.solve)
+
+
+def _check_settings(site: WeightSite, settings: TurboSettings) -> None:
+    if settings.learn_hyper or settings.factorisation != "structured":
+        raise UnsupportedError(
+            f"weight {site.name!r} is behind shared gates, under which only the structured "
+            "factorisation with fixed hyper-parameters works",
+            given=f"learn_hyper={settings.learn_hyper}, factorisation={settings.factorisation!r}",
+            accepted='learn_hyper=False and factorisation="structured", or supports.Gated() '
+            "in the place of shared gates",
+        )
+
+
+__all__ = ["GatedEvidence", "GatedSpikeSlab", "SharedGates"]

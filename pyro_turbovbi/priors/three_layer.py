@@ -14,17 +14,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
-from typing import NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_turbovbi.distributions import CollapsedThreeLayer
+from pyro_turbovbi.distributions import CollapsedPrecision, CollapsedThreeLayer, SelectedGamma
 from pyro_turbovbi.distributions.support import EXACT_EVIDENCE
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
 from pyro_turbovbi.priors.base import Prior, WeightSite, fan_in
+from pyro_turbovbi.priors.unit_gates import GATE_DENSITY, WeightGates
 from pyro_turbovbi.supports import Blocks, Chain, Grid, Support
 
 # Scales of the default components in units of 1 / sqrt(fan-in), the scale at which a unit's summed
@@ -33,6 +34,8 @@ from pyro_turbovbi.supports import Blocks, Chain, Grid, Support
 SLAB_SCALE = 50.0
 SPIKE_SCALE = 0.06
 SPIKE_CONCENTRATION = 4.0
+#: Behind a closed gate: the precision is all but fixed.
+CLOSED_CONCENTRATION = 50.0
 
 
 class GammaParameters(NamedTuple):
@@ -59,8 +62,10 @@ class ThreeLayer(Prior):
     """Three-layer structured prior over a weight tensor.
 
     Emits the Pyro sites ``{name}_support`` (0/1, the weight's shape), ``{name}_precision`` and
-    ``{name}``; with ``collapse=True`` the single continuous site ``{name}`` of the same marginal
-    law, `distributions.CollapsedThreeLayer`.
+    ``{name}``; with ``collapse="support"`` the two continuous sites ``{name}_precision``, of the
+    law `distributions.CollapsedPrecision`, and ``{name}``; with ``collapse=True`` the single
+    continuous site ``{name}``, `distributions.CollapsedThreeLayer`. The marginal law of what is
+    left is always the same.
 
     Args:
         support: Support prior: `supports.Independent`, `Chain` or `Grid`, or any object with their
@@ -70,15 +75,24 @@ class ThreeLayer(Prior):
         inactive: Gamma law of the precision of inactive weights, scalar; its typical weight scale
             sqrt(rate / concentration) must be smaller than that of `active`. Default: concentration
             4 and a typical weight scale of 0.06 / sqrt(fan-in).
-        collapse: Sum supports and precisions out, exactly. Stock autoguides, MAP and NUTS need
-            that form, Turbo-VBI and guides over the supports the other one.
+        collapse: What to sum out, exactly: True for supports and precisions, "support" for supports
+            alone, False for nothing. Stock autoguides, MAP and NUTS need a form without supports,
+            Turbo-VBI and guides over the supports the full one.
+        gates: "shared" puts a gate on every unit (input feature or channel, hidden unit) that all
+            its incoming and outgoing weights share; a weight is active where both its gates are
+            open and its support says so. Emits, before the weights, one site ``{group}_gate`` per
+            group of units (see `coupling.couplings`), and ``{name}_active`` as a deterministic
+            site. Behind a closed gate the precision has the scale of `inactive` and the
+            concentration 50: there a weight has no heavy tail to survive in. Turbo-VBI needs a
+            support whose rows are independent then.
+        gate_density: Prior probability of an open gate.
 
     Attributes:
         discrete: Whether there is a discrete site: True unless collapsed.
 
     Raises:
-        InvalidArgumentError: if a component is no scalar Gamma law, or the two are in the wrong
-            order.
+        InvalidArgumentError: if a component is no scalar Gamma law, the two are in the wrong order,
+            or `collapse` is something else.
         UnsupportedError: if a grid is to be collapsed: its normaliser is intractable.
 
     Source: C. Xia, D. H. K. Tsang, V. K. N. Lau, IEEE Trans. Signal Process. 71:670-685, 2023,
@@ -88,7 +102,9 @@ class ThreeLayer(Prior):
     support: Support = field(default_factory=lambda: Chain(density=0.05, mean_run=10.0))
     active: dist.Gamma | None = field(default=None, compare=False, repr=False)
     inactive: dist.Gamma | None = field(default=None, compare=False, repr=False)
-    collapse: bool = False
+    collapse: bool | Literal["support"] = False
+    gates: Literal["shared"] | None = None
+    gate_density: float = GATE_DENSITY
     _explicit: tuple[GammaParameters | None, GammaParameters | None] = field(init=False, repr=False)
 
     discrete = True
@@ -106,15 +122,24 @@ class ThreeLayer(Prior):
         active, inactive = explicit
         if active and inactive:
             _check_order(Components(active, inactive))
+        if self.collapse not in (False, True, "support"):
+            raise InvalidArgumentError(
+                "collapse is not a form of the prior",
+                given=self.collapse,
+                accepted='True, False or "support"',
+            )
         if self.collapse:
             _check_tree(self.support)
+        _check_gates(self)
         object.__setattr__(self, "discrete", not self.collapse)
 
     def __repr__(self) -> str:
         given = zip(("active", "inactive"), self._explicit, strict=True)
         parts = [f"{name}=Gamma({c.concentration:g}, {c.rate:g})" for name, c in given if c]
         if self.collapse:
-            parts.append("collapse=True")
+            parts.append(f"collapse={self.collapse!r}")
+        if self.gates:
+            parts.append(f"gates={self.gates!r}, gate_density={self.gate_density:g}")
         return f"ThreeLayer({', '.join([f'support={self.support!r}', *parts])})"
 
     def components(self, shape: torch.Size) -> Components:
@@ -147,28 +172,72 @@ class ThreeLayer(Prior):
             self.support.distribution(shape), *self.components(shape), like=like
         )
 
+    def precision_marginal(
+        self, shape: torch.Size, like: Tensor | None = None
+    ) -> CollapsedPrecision:
+        """The law of the precisions with their support summed out. Arguments: see `marginal`."""
+        return CollapsedPrecision(
+            self.support.distribution(shape), *self.components(shape), like=like
+        )
+
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
-        """Emit ``{name}_support``, ``{name}_precision`` and ``{name}``, or the last alone.
+        """Emit ``{name}_support``, ``{name}_precision`` and ``{name}``, those that are left.
 
         See `Prior.emit`.
         """
-        if self.collapse:
+        if self.collapse is True:
             return pyro.sample(name, self.marginal(shape, like))
-        event_dim = len(shape)
-        support = pyro.sample(f"{name}_support", self.support.distribution(shape)).to(like)
-        (a1, b1), (a0, b0) = self.components(shape)
-        concentration = a0 + (a1 - a0) * support
-        rate = torch.where(support > 0.5, like.new_tensor(b1), like.new_tensor(b0))
-        precision = pyro.sample(
-            f"{name}_precision", dist.Gamma(concentration, rate).to_event(event_dim)
-        )
-        weight = dist.Normal(torch.zeros_like(precision), precision.rsqrt()).to_event(event_dim)
+        dims = len(shape)
+        law: Any
+        if self.collapse:
+            law = self.precision_marginal(shape, like)
+        else:
+            support = pyro.sample(f"{name}_support", self.support.distribution(shape)).to(like)
+            selected: Any = SelectedGamma(support, *self.components(shape))
+            law = selected.to_event(dims)
+        precision = pyro.sample(f"{name}_precision", law)
+        weight = dist.Normal(torch.zeros_like(precision), precision.rsqrt()).to_event(dims)
         return pyro.sample(name, weight)
+
+    def emit_gated(self, name: str, shape: torch.Size, like: Tensor, gates: WeightGates) -> Tensor:
+        """As `emit`, with the law of the precisions of weights behind a closed gate."""
+        if self.gates is None:
+            return super().emit_gated(name, shape, like, gates)
+        opened = gates.open(shape, like)
+        support = pyro.sample(f"{name}_support", self.support.distribution(shape)).to(like)
+        active = pyro.deterministic(f"{name}_active", support * opened)
+        components = self.components(shape)
+        shut = closed_component(components)
+        concentration, rate = (
+            torch.where(opened > 0.5, inactive, closed)
+            for inactive, closed in zip(components.inactive, shut, strict=True)
+        )
+        law: Any = SelectedGamma(active, components.active, (concentration, rate))
+        precision = pyro.sample(f"{name}_precision", law.to_event(len(shape)))
+        weight = dist.Normal(torch.zeros_like(precision), precision.rsqrt())
+        return pyro.sample(name, weight.to_event(len(shape)))
+
+    def start(self, name: str, init: Tensor) -> dict[str, Tensor]:
+        """See `Prior.start`; the precisions start at their mean given the weight, E[rho | w]."""
+        if self.collapse != "support":
+            return {name: init}
+        law = self.marginal(init.shape)
+        return {name: init, f"{name}_precision": law.expected_precision(init)}
+
+
+def closed_component(components: Components) -> GammaParameters:
+    """Gamma law of a precision behind a closed gate: the spike's scale without its heavy tail.
+
+    A large weight is all but impossible under it, so it either opens its gates or goes. Under the
+    spike it could stay, as one of its rare large values, and be cut although the net relies on it.
+    """
+    scale = components.inactive.scale
+    return GammaParameters(CLOSED_CONCENTRATION, CLOSED_CONCENTRATION * scale**2)
 
 
 def is_collapsed(prior: Prior) -> TypeGuard[ThreeLayer]:
     """Whether a prior is a three-layer prior with its support summed out."""
-    return isinstance(prior, ThreeLayer) and prior.collapse
+    return isinstance(prior, ThreeLayer) and prior.collapse is not False
 
 
 def collapsed_support_probs(
@@ -205,6 +274,21 @@ def collapsed_support_probs(
             totals[name] = totals[name].to(probs) + together.sum(0)
         count += len(together)
     return {name: total / count for name, total in totals.items()}
+
+
+def _check_gates(prior: ThreeLayer) -> None:
+    if prior.gates not in (None, "shared") or not 0.0 < prior.gate_density < 1.0:
+        raise InvalidArgumentError(
+            "gates are out of range",
+            given=f"gates={prior.gates!r}, gate_density={prior.gate_density!r}",
+            accepted='gates="shared" or None, and a density in (0, 1)',
+        )
+    if prior.gates and prior.collapse:
+        raise UnsupportedError(
+            "a prior with shared gates cannot be collapsed: gates couple all weights of a net",
+            given=prior,
+            accepted="supports.Gated() with collapse=True, or gates='shared' with collapse=False",
+        )
 
 
 def _check_tree(support: Support) -> None:

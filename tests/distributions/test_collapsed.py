@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_turbovbi.distributions import (
     BlockSupport,
+    CollapsedPrecision,
     CollapsedThreeLayer,
     GatedMarkovSupport,
     IndependentSupport,
@@ -233,3 +234,72 @@ def test_components_are_checked() -> None:
         "a Gamma law of the precisions is out of range; given: active (1.0, 0.0), "
         "inactive (4.0, 0.01); accepted: pairs (concentration, rate) of positive numbers"
     )
+
+
+# Precisions ------------------------------------------------------------------------------------
+
+
+def precision_law(kind: str) -> CollapsedPrecision:
+    return CollapsedPrecision(SUPPORTS[kind](), ACTIVE, INACTIVE)
+
+
+def precisions(*shape: int) -> Tensor:
+    """Precisions of both components, and between them."""
+    generator = torch.Generator().manual_seed(0)
+    return (6.0 * torch.rand(*shape, generator=generator, dtype=torch.float64)).exp()
+
+
+def hidden_markov_model(length: int, p01: float, p10: float) -> dist.DiscreteHMM:
+    """Pyro's own law of a chain of precisions."""
+    stationary = torch.tensor([p10, p01], dtype=torch.float64).log()
+    transitions = torch.tensor([[1 - p01, p01], [p10, 1 - p10]], dtype=torch.float64).log()
+    both = zip(INACTIVE, ACTIVE, strict=True)
+    emissions = dist.Gamma(*(torch.tensor(pair, dtype=torch.float64) for pair in both))
+    return dist.DiscreteHMM(stationary, transitions, emissions, duration=length)
+
+
+@every_support
+def test_density_of_precisions_is_the_sum_over_all_supports(kind: str) -> None:
+    states, value = all_states(9), precisions(*SHAPE)
+    active, inactive = (
+        dist.Gamma(*(torch.tensor(p, dtype=torch.float64) for p in pair)).log_prob(value).flatten()
+        for pair in (ACTIVE, INACTIVE)
+    )
+    scores = SUPPORTS[kind]().log_prob(states.view(-1, *SHAPE))
+    scores = scores + torch.where(states.bool(), active, inactive).sum(1)
+    torch.testing.assert_close(precision_law(kind).log_prob(value), scores.logsumexp(0), **EXACT)
+    expected = (scores.softmax(0) @ states).view(SHAPE)
+    torch.testing.assert_close(precision_law(kind).support_posterior(value).probs, expected)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 64])
+def test_a_chain_of_precisions_is_pyro_s_hidden_markov_model(length: int) -> None:
+    value = precisions(3, length).requires_grad_()
+    ours = CollapsedPrecision(MarkovChainSupport((3, length), 0.2, 0.4), ACTIVE, INACTIVE)
+    theirs = hidden_markov_model(length, 0.2, 0.4)
+    expected = theirs.log_prob(value).sum()
+    torch.testing.assert_close(ours.log_prob(value), expected, **EXACT)
+    gradients = [torch.autograd.grad(total, value)[0] for total in (ours.log_prob(value), expected)]
+    torch.testing.assert_close(*gradients, **EXACT)
+    single = ours.log_prob(value.float())
+    torch.testing.assert_close(single, expected.float(), rtol=1e-5, atol=1e-4)
+
+
+@every_support
+def test_samples_of_precisions_have_the_mean_of_the_mixture(kind: str) -> None:
+    subject, count = precision_law(kind), 4000
+    values = subject.sample((count,))
+    assert values.shape == (count, *SHAPE)
+    assert subject.support.check(values).all()
+    active = float(SUPPORTS[kind]().density)
+    (a1, b1), (a0, b0) = ACTIVE, INACTIVE
+    expected = active * a1 / b1 + (1 - active) * a0 / b0
+    error = values.std(0) / count**0.5
+    assert ((values.mean(0) - expected).abs() < 5 * error).all()
+
+
+def test_expected_precision_is_minus_the_gradient_over_the_weight() -> None:
+    """Equation (18) of the theory."""
+    weight = weights(*SHAPE).requires_grad_()
+    (gradient,) = torch.autograd.grad(law("chain").log_prob(weight), weight)
+    torch.testing.assert_close(law("chain").expected_precision(weight) * weight, -gradient)

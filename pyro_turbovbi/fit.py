@@ -149,7 +149,13 @@ class _Run:
         data, start = DataDigest(), start_digest(bnn.net)
         example = check_data(bnn, data.reading(batches), device)
         self.training = Training(
-            0, len(example.y), batches.num_data, seed, data=data.value, start=start
+            epochs=0,
+            batch_size=len(example.y),
+            num_data=batches.num_data,
+            seed=seed,
+            data=data.value,
+            start=start,
+            kl_weight=_kl_weight(engine, bnn),
         )
         self.history = History()
         self.started = time.perf_counter()
@@ -248,6 +254,12 @@ def _check_engine(engine: object) -> None:
         problem = f"the engine lacks {', '.join(missing)}"
         accepted = f"an object with {', '.join(members)}"
     raise InvalidArgumentError(problem, given=engine, accepted=accepted)
+
+
+def _kl_weight(engine: AnyEngine, bnn: BayesianNet) -> float:
+    if isinstance(engine, Turbo) and engine.weights == "diagonal":
+        return engine.completed(bnn).kl_weight_at(1.0)
+    return 1.0
 
 
 def _share(density: Mapping[str, float], bnn: BayesianNet) -> float:

@@ -25,6 +25,7 @@ class Training:
         seed: Seed of everything random.
         data: Digest of the data points that were read before training, whatever their order.
         start: Digest of the net's parameters and buffers before training.
+        kl_weight: Weight of the KL term in what was maximised; 1 is the ELBO.
     """
 
     epochs: int
@@ -33,6 +34,7 @@ class Training:
     seed: int
     data: str
     start: str
+    kl_weight: float = 1.0
 
 
 class DataDigest:

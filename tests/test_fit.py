@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors, supports
 from pyro_turbovbi.errors import InvalidArgumentError, SiteError
-from pyro_turbovbi.posterior import DiagonalPosterior
+from pyro_turbovbi.training import start_digest
 
 THREE_LAYER = priors.ThreeLayer(support=supports.Chain(0.3, 3.0))
 ENGINES = {
@@ -227,111 +228,6 @@ def test_history_and_result() -> None:
     assert grid.elbo_kind == "Bethe"
 
 
-def test_samples_have_the_posteriors_moments() -> None:
-    fit = run(model(), data())
-    draws = fit.sample(400)
-    assert {name: draw.shape for name, draw in draws.items()} == {
-        name: (400, *site.shape) for name, site in fit.bnn.sites.items()
-    }
-    mean, scale = fit.posterior.mean(), fit.posterior.scale()
-    assert scale is not None
-    for name, draw in draws.items():
-        z = (draw - mean[name]) / scale[name]
-        assert abs(float(z.std()) - 1.0) < 5 / (2 * z.numel()) ** 0.5
-        assert abs(float(z.mean())) < 5 / z.numel() ** 0.5
-
-
-def test_mean_net_carries_the_means_and_the_trained_points() -> None:
-    bnn = model()
-    fit = run(bnn, data())
-    net = fit.mean_net()
-    assert type(net) is nn.Sequential
-    assert not net.training
-    for name, value in fit.posterior.mean().items():
-        assert torch.equal(net.get_parameter(name), value)
-    for name, point in fit.bnn.points.items():
-        assert torch.equal(net.get_parameter(name.removeprefix("net.")), point)
-    x, _ = data()
-    torch.testing.assert_close(net(x).detach(), fit.predict(x, num_samples=0).outputs[0])
-
-
-def fixed(loc: dict[str, Tensor], scale: dict[str, Tensor], **rest: Any) -> ptv.Fit:
-    """A fit whose posterior is given."""
-    fit = run(model(priors.Normal()), data(), engine=engines.MAP(), epochs=1)
-    fit.posterior = DiagonalPosterior(loc, scale, **rest)
-    return fit
-
-
-def test_masks_follow_the_support_or_a_share_of_the_ranking() -> None:
-    generator = torch.Generator().manual_seed(2)
-    shapes = {"0.weight": (6, 4), "2.weight": (2, 6)}
-    loc = {n: torch.randn(s, generator=generator) for n, s in shapes.items()}
-    scale = {n: torch.rand(s, generator=generator) + 0.1 for n, s in shapes.items()}
-    probs = torch.rand(6, 4, generator=generator)
-    fit = fixed(loc, scale, support={"0.weight": probs})
-    masks = fit.masks()
-    assert torch.equal(masks["0.weight"], probs > 0.5)
-    assert masks["2.weight"].all(), "no support layer: every weight stays"
-    assert masks["2.weight"].dtype == torch.bool
-    assert torch.equal(fit.support_probs()["0.weight"], probs)
-    ratio = torch.cat([(loc[n].abs() / scale[n]).flatten() for n in shapes])
-    for keep in (0.1, 0.5, 1.0):
-        kept = torch.cat([m.flatten() for m in fit.masks(keep).values()])
-        assert int(kept.sum()) == round(keep * 36)
-        assert ratio[kept].min() >= ratio[~kept].max() if keep < 1.0 else kept.all()
-    points = fixed(loc, {n: torch.zeros(s) for n, s in shapes.items()})
-    size = torch.cat([loc[n].abs().flatten() for n in shapes])
-    kept = torch.cat([m.flatten() for m in points.masks(0.25).values()])
-    assert set(size[kept].tolist()) == set(size.sort(descending=True).values[:9].tolist())
-
-
-def test_masks_follow_the_rule_of_the_prior() -> None:
-    fit = run(model(priors.LogUniform()), data(), engine=engines.SVI(), epochs=1)
-    generator = torch.Generator().manual_seed(2)
-    shapes = {"0.weight": (6, 4), "2.weight": (2, 6)}
-    loc = {n: torch.randn(s, generator=generator) for n, s in shapes.items()}
-    scale = {n: 3 * torch.rand(s, generator=generator) + 0.1 for n, s in shapes.items()}
-    fit.posterior = DiagonalPosterior(loc, scale)
-    masks = fit.masks()
-    for name in shapes:
-        rate = (scale[name] / loc[name]).square().log()
-        assert torch.equal(masks[name], rate < 3.0)
-        assert 0 < int(masks[name].sum()) < masks[name].numel()
-    support = {"0.weight": torch.zeros(6, 4)}
-    fit.posterior = DiagonalPosterior(loc, scale, support)
-    both = fit.masks()
-    assert not both["0.weight"].any(), "a support layer decides where there is one"
-    assert torch.equal(both["2.weight"], masks["2.weight"])
-
-
-@pytest.mark.parametrize("keep", [0.0, -0.1, 1.1, math.nan])
-def test_keep_is_a_share(keep: float) -> None:
-    fit = run(model(priors.Normal()), data(), engine=engines.MAP(), epochs=1)
-    with pytest.raises(InvalidArgumentError) as error:
-        fit.masks(keep)
-    assert str(error.value) == (f"keep is out of range; given: {keep}; accepted: a share in (0, 1]")
-
-
-def test_compress_cuts_to_the_masks_and_computes_the_same() -> None:
-    x, y = data()
-    fit = run(model(), (x, y), epochs=4)
-    masked = fit.mean_net()
-    masks = fit.masks(0.3)
-    with torch.no_grad():
-        for name, mask in masks.items():
-            masked.get_parameter(name).mul_(mask)
-    for source in ((x, y), x, DataLoader(TensorDataset(x, y), batch_size=16)):
-        small = fit.compress(source, keep=0.3)
-        torch.testing.assert_close(small.module(x), masked(x), rtol=1e-5, atol=1e-5)
-    assert small.report.kept <= sum(int(mask.sum()) for mask in masks.values())
-    with pytest.raises(InvalidArgumentError) as error:
-        fit.compress()
-    assert str(error.value) == (
-        "compress needs inputs on which the smaller net is verified; "
-        "accepted: the training or test data, or a tensor of inputs"
-    )
-
-
 def test_the_elbo_is_on_the_scale_of_the_data_set() -> None:
     """More batches, same data, no movement: the same ELBO but for the noise of small scales."""
     bnn, source = model(priors.Normal(0.1)), data(64)
@@ -451,3 +347,67 @@ def test_an_error_in_a_callback_reaches_the_caller_with_the_random_state_restore
     with pytest.raises(KeyboardInterrupt):
         run(bnn, source, callbacks=[stop])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_circumstances_of_a_training_are_kept() -> None:
+    x, y = data()
+    bnn = model()
+    seen: list[int] = []
+    fit = run(bnn, (x, y), seed=5, callbacks=[lambda _, now: seen.append(now().training.epochs)])
+    training = fit.training
+    assert seen == [1, 2]
+    assert (training.epochs, training.batch_size, training.num_data, training.seed) == (
+        2,
+        16,
+        48,
+        5,
+    )
+    assert training.kl_weight == 0.2, "what a classifier's None stands for"
+    assert training.start == start_digest(bnn.net) != start_digest(fit.mean_net())
+    loader = DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True)
+    other = run(bnn.with_prior(priors.Normal()), loader, engine=engines.MAP(), epochs=1)
+    assert (other.training.data, other.training.start) == (training.data, training.start)
+    assert (other.training.batch_size, other.training.kl_weight) == (7, 1.0)
+    assert run(bnn, (x + 1, y), epochs=1).training.data != training.data
+    full = run(
+        ptv.lift(nn.Linear(4, 1), likelihood=likelihoods.Gaussian(), prior=priors.Normal()),
+        (x, x[:, 0]),
+        engine=engines.Turbo(weights="exact", kl_weight=0.5),
+        epochs=1,
+    )
+    assert (full.training.batch_size, full.training.kl_weight) == (48, 1.0)
+
+
+def test_fit_all_is_fit_on_equal_terms() -> None:
+    bnn, source = model(priors.Normal()), data()
+    mixed = priors.by_site({"0.weight": THREE_LAYER}, default=priors.Normal())
+    plan = {
+        "turbo": (THREE_LAYER, engines.Turbo()),
+        "svi": (priors.Normal(), engines.SVI()),
+        "mixed": (mixed, engines.Turbo()),
+    }
+    fits = ptv.fit_all(plan, bnn, source, epochs=2, seed=1, batch_size=16, progress=False)
+    assert list(fits) == list(plan)
+    for name, (prior, engine) in plan.items():
+        alone = run(bnn.with_prior(prior), source, engine=engine, seed=1)
+        assert same(fits[name], alone)
+        assert fits[name].training == dataclasses.replace(
+            fits["svi"].training, kl_weight=fits[name].training.kl_weight
+        )
+    with pytest.raises(SiteError, match="typo"):
+        ptv.fit_all({"a": (priors.by_site({"typo": THREE_LAYER}), engines.Turbo())}, bnn, source)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_fit_all_checks_every_engine_before_it_trains() -> None:
+    trained: list[str] = []
+
+    class Watched(engines.MAP):
+        def init(self, *args: Any) -> Any:
+            trained.append("map")
+            return super().init(*args)
+
+    plan: dict[str, Any] = {"a": (priors.Normal(), Watched()), "b": (priors.Normal(), "adam")}
+    with pytest.raises(InvalidArgumentError, match="unknown engine; given: adam"):
+        ptv.fit_all(plan, model(), data(), progress=False)
+    assert trained == []

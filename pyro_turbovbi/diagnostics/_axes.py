@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 #: Okabe and Ito's colours, told apart without colour vision too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+#: One more than colours, so that the combinations repeat late.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("-", "--", "-.", (0, (1, 1)))
 
 

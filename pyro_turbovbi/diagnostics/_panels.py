@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -51,36 +52,45 @@ def panel_width(panel: Panel) -> int:
 
 
 def draw_panels(
-    grid: Sequence[Sequence[Panel]], *, heading: str | None, colour_label: str
+    grid: Sequence[Sequence[Panel]],
+    *,
+    heading: str | None,
+    colour_label: str | None,
+    aligned: bool = True,
 ) -> matplotlib.figure.Figure:
-    """Draws rows of panels with one colour bar.
+    """Draws rows of panels with one colour bar, or none.
 
     Args:
         grid: Rows of panels, not empty; rows may differ in length.
         heading: A line above all of them.
-        colour_label: What a value of 1 means.
+        colour_label: What the colour is; None for masks, which need no colour bar.
+        aligned: Whether panels of different rows stand in columns.
 
     Returns:
         The figure, at 100 dots per inch.
     """
     from matplotlib.figure import Figure
 
-    columns = range(max(len(row) for row in grid))
-    widths = [max(row[i].size[0] for row in grid if i < len(row)) for i in columns]
+    widths = [[panel_width(panel) for panel in row] for row in grid]
+    if aligned:
+        columns = [max(filter(None, column)) for column in zip_longest(*widths)]
+        widths = [columns] * len(grid)
     heights = [max(panel.size[1] for panel in row) for row in grid]
-    total_width = sum(_LEFT + width + _RIGHT for width in widths) + _COLOUR_BAR
+    total_width = max(map(sum, widths)) + (_COLOUR_BAR if colour_label else 0)
     top = _HEADING if heading else 0
     total_height = top + sum(_TOP + height + _BOTTOM for height in heights)
     figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI, facecolor="white")
     canvas = _Canvas(figure, total_width, total_height)
     y = top
-    for row, height in zip(grid, heights, strict=True):
+    for row, row_widths, height in zip(grid, widths, heights, strict=True):
         x = 0
-        for panel, width in zip(row, widths, strict=False):
+        for panel, width in zip(row, row_widths, strict=False):
             canvas.matrix(panel, x + _LEFT, y + _TOP)
-            x += _LEFT + width + _RIGHT
+            x += width
         y += _TOP + height + _BOTTOM
-    canvas.colour_bar(total_width - _COLOUR_BAR, top + _TOP, min(heights[0], 300), colour_label)
+    if colour_label:
+        height = min(heights[0], 300)
+        canvas.colour_bar(total_width - _COLOUR_BAR, top + _TOP, height, colour_label)
     if heading:
         figure.suptitle(heading, fontsize=12, y=1 - 18 / total_height, va="center")
     return figure

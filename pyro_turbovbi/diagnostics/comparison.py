@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +13,18 @@ from torch import Tensor, nn
 
 from pyro_turbovbi.batches import as_tensors
 from pyro_turbovbi.diagnostics._draws import seeded
+from pyro_turbovbi.diagnostics._fairness import (
+    elbo_groups,
+    elbo_remarks,
+    likelihood_words,
+    training_remark,
+)
 from pyro_turbovbi.diagnostics.evaluation import evaluate_prediction, point_error
-from pyro_turbovbi.diagnostics.plots import pareto
+from pyro_turbovbi.diagnostics.plots import pareto, support_masks
 from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, site_priors
 from pyro_turbovbi.diagnostics.table import Table
-from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.errors import InvalidArgumentError, SiteError, UnsupportedError
+from pyro_turbovbi.training import Training
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -53,7 +60,12 @@ class ComparisonRow:
         seconds: Training time in wall-clock seconds.
         elbo: Final evidence lower bound in nats; None where the engine has none.
         elbo_kind: What `elbo` is: `"bound"`, `"Bethe"` or `"log joint"`.
+        elbo_group: A letter: ELBOs of the same letter bound the same log-evidence and can be
+            ranked. None where there is no ELBO or it is no bound.
+        likelihood: The likelihood, in words.
         priors: Prior of every weight site, in words.
+        learned: Sites whose prior's hyper-parameters were learned.
+        training: Epochs, batch size, data, seed and start of the training.
         uncut: Why the network could not be compressed; None if it was.
     """
 
@@ -76,7 +88,11 @@ class ComparisonRow:
     latency: float | None = None
     elbo: float | None = None
     elbo_kind: str | None = None
+    elbo_group: str | None = None
+    likelihood: str = ""
     priors: Mapping[str, str] = field(default_factory=dict)
+    learned: tuple[str, ...] = ()
+    training: Training | None = None
     uncut: str | None = None
 
 
@@ -86,14 +102,22 @@ class Comparison:
 
     Attributes:
         rows: The rows in the order in which the fits were given.
+        masks: Which weights each fit keeps, by name of the fit and of the site.
     """
 
     rows: tuple[ComparisonRow, ...]
+    masks: Mapping[str, Mapping[str, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        """Remarks on the rows: networks that cannot be cut, ELBOs that cannot be compared."""
-        return tuple(text for text, _ in _footnotes(self.rows))
+        """Remarks on the rows.
+
+        Networks that cannot be cut, which ELBOs can be held against each other, and in what the
+        trainings differed.
+        """
+        return tuple(note.text for note in _footnotes(self.rows))
 
     def __str__(self) -> str:
         return self._table().to_text()
@@ -117,26 +141,47 @@ class Comparison:
         return json.dumps({"rows": rows, "footnotes": self.footnotes}, indent=2, allow_nan=False)
 
     def plot(self) -> matplotlib.figure.Figure:
-        """Draws error against weights left; rows that could not be cut are absent.
+        """Draws error against weights left, with the Pareto front.
+
+        A network that could not be cut has no place on the axis of weights: its error is a line.
 
         Raises:
             InvalidArgumentError: If no network could be cut.
         """
         name = "rmse" if self.rows[0].error is None else "error"
-        points = {
-            row.name: (row.weights_left, value)
-            for row in self.rows
-            if row.weights_left is not None and (value := getattr(row, name)) is not None
-        }
-        if name == "error":
-            points = {key: (left, 100 * value) for key, (left, value) in points.items()}
-        return pareto(points, error_label="error (%)" if name == "error" else "RMSE")
+        unit = 1 if name == "rmse" else 100
+        errors = {row.name: unit * getattr(row, name) for row in self.rows}
+        left = {row.name: row.weights_left for row in self.rows}
+        return pareto(
+            {fit: (share, errors[fit]) for fit, share in left.items() if share is not None},
+            error_label="RMSE" if name == "rmse" else "error (%)",
+            uncut={fit: errors[fit] for fit, share in left.items() if share is None},
+        )
+
+    def plot_supports(self, site: str | None = None) -> matplotlib.figure.Figure:
+        """Draws which weights each fit keeps, all fits side by side.
+
+        Args:
+            site: Name of the weight to draw; None draws all, one below the other.
+
+        Raises:
+            SiteError: If no fit has a weight of that name.
+        """
+        sites = list(dict.fromkeys(name for masks in self.masks.values() for name in masks))
+        if site is not None and site not in sites:
+            raise SiteError("unknown weight site", given=site, accepted=sites)
+        return support_masks(
+            {
+                name: {fit: masks[name] for fit, masks in self.masks.items() if name in masks}
+                for name in ([site] if site is not None else sites)
+            }
+        )
 
     def _table(self) -> Table:
         columns = [c for c in _COLUMNS if any(c.of(row) is not None for row in self.rows)]
         notes = _footnotes(self.rows)
         cells = [[column.cell(row, notes) for column in columns] for row in self.rows]
-        lines = [_CAPTION, *(f"[{i}] {text}" for i, (text, _) in enumerate(notes, start=1))]
+        lines = [_CAPTION, *(note.mark + note.text for note in notes)]
         return Table([column.header for column in columns], cells, lines)
 
 
@@ -154,6 +199,7 @@ def compare(
 
     Returns:
         One row a fit. A network that cannot be cut has empty cells and a footnote that says why.
+        Footnotes also say which ELBOs can be ranked, and where the trainings were not alike.
 
     Raises:
         InvalidArgumentError: If there is no fit, or the fits predict different kinds of targets.
@@ -167,11 +213,13 @@ def compare(
             "fits with different kinds of targets", given=kinds, accepted="fits of one data set"
         )
     x, y = as_tensors(test)
-    rows = []
+    groups = elbo_groups(fits)
+    rows, masks = [], {}
     for name, fit in fits.items():
         with seeded(seed):
-            rows.append(_row(name, fit, x, y, num_samples))
-    return Comparison(tuple(rows))
+            rows.append(replace(_row(name, fit, x, y, num_samples), elbo_group=groups[name]))
+            masks[name] = fit.masks()
+    return Comparison(tuple(rows), masks)
 
 
 def _row(name: str, fit: FitLike, x: Any, y: Tensor, num_samples: int) -> ComparisonRow:
@@ -188,7 +236,10 @@ def _row(name: str, fit: FitLike, x: Any, y: Tensor, num_samples: int) -> Compar
         ece=metrics.ece,
         elbo=fit.elbo,
         elbo_kind=None if fit.elbo is None else fit.elbo_kind,
+        likelihood=likelihood_words(fit.bnn.likelihood),
         priors=site_priors(fit),
+        learned=tuple(fit.learned),
+        training=fit.training,
         **_cut(fit, x, y),
     )
 
@@ -223,28 +274,38 @@ def _module_error(module: nn.Module, likelihood: LikelihoodLike, x: Tensor, y: T
         return point_error(likelihood, likelihood.mean(output), target)[1]
 
 
-Note = tuple[str, frozenset[tuple[str, str]]]
+@dataclass(frozen=True)
+class _Note:
+    """A line below the table.
+
+    Attributes:
+        text: The line.
+        mark: What stands in front of it and in its cells, empty where it concerns all.
+        cells: The (row, column) cells that it belongs to.
+    """
+
+    text: str
+    mark: str = ""
+    cells: frozenset[tuple[str, str]] = frozenset()
 
 
-def _footnotes(rows: Sequence[ComparisonRow]) -> list[Note]:
-    """Texts with the (row, column) cells that they belong to."""
-    notes: list[Note] = [
-        (f"{row.name} cannot be cut: {row.uncut}", frozenset({(row.name, "name")}))
+def _footnotes(rows: Sequence[ComparisonRow]) -> list[_Note]:
+    """Notes on cells, numbered, and then those on the whole."""
+    on_cells = [
+        (f"{row.name} cannot be cut: {row.uncut}", {(row.name, "name")})
         for row in rows
         if row.uncut is not None
     ]
-    with_elbo = [row for row in rows if row.elbo is not None]
-    cells = frozenset((row.name, "elbo_kind") for row in with_elbo)
-    kinds = sorted({str(row.elbo_kind) for row in with_elbo})
-    if len(kinds) > 1:
-        text = f"not comparable: ELBOs of different kinds ({', '.join(kinds)})"
-        if "Bethe" in kinds:
-            text += "; a Bethe value is an approximation, no lower bound"
-        notes.append((text, cells))
-    if len({tuple(sorted(row.priors.items())) for row in with_elbo}) > 1:
-        text = "not comparable as fits of one model: the priors differ, each ELBO is of its own"
-        notes.append((text, cells))
-    return notes
+    bethe = {(row.name, "elbo_kind") for row in rows if row.elbo_kind == "Bethe"}
+    if bethe:
+        text = "Bethe: an approximation of the log-evidence, no bound of it, and so not ranked"
+        on_cells.append((text, bethe))
+    notes = [
+        _Note(text, f"[{i}] ", frozenset(cells))
+        for i, (text, cells) in enumerate(on_cells, start=1)
+    ]
+    unlike = training_remark(rows)
+    return [*notes, *map(_Note, elbo_remarks(rows)), *([_Note(unlike)] if unlike else [])]
 
 
 @dataclass(frozen=True)
@@ -260,11 +321,11 @@ class _Column:
         """The row's value in this column, None where it has none."""
         return getattr(row, self.key) if self.value is None else self.value(row)
 
-    def cell(self, row: ComparisonRow, notes: Sequence[Note]) -> str:
+    def cell(self, row: ComparisonRow, notes: Sequence[_Note]) -> str:
         """The text of a cell, with the numbers of the notes that belong to it."""
         value = self.of(row)
         here = (row.name, self.key)
-        marks = [f"[{i}]" for i, (_, cells) in enumerate(notes, start=1) if here in cells]
+        marks = [note.mark.strip() for note in notes if here in note.cells]
         return " ".join([*([] if value is None else [self.show(value)]), *marks])
 
 
@@ -300,6 +361,7 @@ _COLUMNS = (
     _Column("latency", "latency\nms", lambda seconds: f"{1000 * seconds:.3f}"),
     _Column("seconds", "train\ns", _decimals(1)),
     _Column("elbo", "ELBO", _decimals(1)),
+    _Column("elbo_group", "", str),
     _Column("elbo_kind", "", str),
 )
 

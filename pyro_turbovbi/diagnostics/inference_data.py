@@ -70,8 +70,10 @@ def to_inference_data(
     support layer, `density`: the share of active weights of supports drawn element by element from
     q(s); learned likelihood parameters, which are points), `posterior_predictive` and
     `log_likelihood` of `y` under the same draws (the latter in nats a point), `observed_data`, and
-    `constant_data` with the inputs unless they have more than a million numbers. Attributes: the
-    engine, the seconds of training, the ELBO, its kind, and its trace over the epochs in nats.
+    `constant_data`: `hyperparameters` of every site's prior, learned ones as they were at last (NaN
+    where a prior has none of that name), and the inputs unless they have more than a million
+    numbers. Attributes: the engine, the seconds of training, the ELBO, its kind, its trace over the
+    epochs in nats, and the sites whose hyper-parameters were learned.
 
     Args:
         fit: A fitted net.
@@ -109,8 +111,10 @@ def to_inference_data(
         coords["site"], dims["density"] = list(fit.posterior.support_probs()), ["site"]
     data = stacked | {"observed_data": {TARGET: _array(target)}}
     inputs = _inputs(x)
-    if inputs:
-        data["constant_data"] = inputs
+    hyperparameters, coordinates = _hyperparameters(fit)
+    data["constant_data"] = inputs | {"hyperparameters": hyperparameters}
+    coords |= coordinates
+    dims["hyperparameters"] = list(coordinates)
     for name, array in (data["observed_data"] | inputs).items():
         dims[name] = ["point", *(f"{name}_dim_{i}" for i in range(1, array.ndim))]
     return from_groups(Groups(data, coords, dims, _attributes(fit)), arviz)
@@ -152,6 +156,15 @@ def _inputs(x: Inputs) -> dict[str, Any]:
     return {name: _array(value) for name, value in named.items()}
 
 
+def _hyperparameters(fit: Any) -> tuple[Any, dict[str, list[str]]]:
+    """An array [sites, names], NaN where a prior has no such number; and its coordinates."""
+    by_site = fit.hyperparameters()
+    names = list(dict.fromkeys(name for values in by_site.values() for name in values))
+    table = [[values.get(name, np.nan) for name in names] for values in by_site.values()]
+    coordinates = {"weight": list(by_site), "hyperparameter": names}
+    return np.array(table).reshape(len(by_site), len(names)), coordinates
+
+
 def _attributes(fit: Any) -> dict[str, Any]:
     """Attributes that survive a netCDF file: no None."""
     values = {
@@ -161,6 +174,7 @@ def _attributes(fit: Any) -> dict[str, Any]:
         "elbo": fit.elbo,
         "elbo_kind": fit.elbo_kind,
         "elbo_trace": list(fit.history.elbo),
+        "learned": ", ".join(fit.learned) or None,
     }
     return {name: value for name, value in values.items() if value is not None}
 

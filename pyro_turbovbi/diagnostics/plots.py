@@ -61,9 +61,37 @@ def support_matrices(
         Panel(_matrix(values), _title(name, values), xlabel, ylabel, column_ticks)
         for name, values in supports.items()
     ]
-    per_row = max(1, _WIDEST // max(map(panel_width, panels)))
-    grid = [panels[start : start + per_row] for start in range(0, len(panels), per_row)]
-    return draw_panels(grid, heading=heading, colour_label=_COLOUR_LABEL)
+    return draw_panels(_wrapped(panels), heading=heading, colour_label=_COLOUR_LABEL)
+
+
+def support_masks(
+    sites: Mapping[str, Mapping[str, Tensor]], *, heading: str | None = None
+) -> matplotlib.figure.Figure:
+    """Draws which weights several fits keep: side by side, one weight below the other.
+
+    All pictures of a weight have the same scale. Titles: see `support_matrices`.
+
+    Args:
+        sites: Masks (or probabilities, kept above 1/2) by name of the weight and of the fit.
+        heading: A line above the pictures.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InvalidArgumentError: If there is nothing to draw or a value lies outside [0, 1].
+        ShapeError: If a tensor has no axis or no element.
+    """
+    require(sites)
+    rows = []
+    for site, masks in sites.items():
+        require(masks)
+        panels = [
+            Panel(_matrix(mask > 0.5), _title(f"{site}: {name}", mask), "input", "output unit")
+            for name, mask in masks.items()
+        ]
+        rows += _wrapped(panels)
+    return draw_panels(rows, heading=heading, colour_label=None, aligned=False)
 
 
 def support_before_after(
@@ -154,16 +182,20 @@ def elbo_curves(
 
 
 def pareto(
-    points: Mapping[str, tuple[float, float]], *, error_label: str = "error"
+    points: Mapping[str, tuple[float, float]],
+    *,
+    error_label: str = "error",
+    uncut: Mapping[str, float] | None = None,
 ) -> matplotlib.figure.Figure:
-    """Draws error against weights left; the line joins the fits that no other fit beats in both.
+    """Draws error against weights left, and the front of the fits that no other beats in both.
 
-    A network without any weight left stands at the left edge of the logarithmic axis, and its name
-    says so.
+    Fits on the front have filled markers. A network without any weight left stands at the left edge
+    of the logarithmic axis, and its name says so.
 
     Args:
         points: Fraction of weights left in [0, 1] and error, by name of the fit.
         error_label: Name of the vertical axis.
+        uncut: Errors of fits whose size is not known; each is drawn as a dotted line.
 
     Returns:
         The figure.
@@ -182,29 +214,15 @@ def pareto(
         name if left > 0.0 else f"{name} (no weight left)": (max(left, edge), error)
         for name, (left, error) in points.items()
     }
+    lines = {f"{name} (not cut)": error for name, error in (uncut or {}).items()}
     figure, axes = single_axes("Error against size", "weights left (%)", error_label)
-    front = pareto_front(list(points.values()))
-    axes.step(
-        [100 * left for left, _ in front],
-        [error for _, error in front],
-        where="post",
-        color="#999999",
-        linewidth=1,
-        zorder=1,
-    )
-    for i, (name, (left, error)) in enumerate(points.items()):
-        axes.scatter(
-            [100 * left],
-            [error],
-            s=64,
-            label=name,
-            zorder=2,
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)],
-        )
+    _draw_fits(axes, points)
+    for i, (name, error) in enumerate(lines.items(), start=len(points)):
+        axes.axhline(error, label=name, color=COLOURS[i % len(COLOURS)], linestyle=":", zorder=1)
     _percent_axis(axes)
     axes.set_xlim(70 * min(left for left, _ in points.values()), 140.0)
-    axes.set_ylim(0.0, 1.12 * max(error for _, error in points.values()) or 1.0)
+    errors = [*(error for _, error in points.values()), *lines.values()]
+    axes.set_ylim(0.0, 1.12 * max(errors) or 1.0)
     figure.legend(fontsize=9, frameon=False, loc="outside right upper")
     return figure
 
@@ -216,6 +234,33 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or point[1] < front[-1][1]:
             front.append(point)
     return front
+
+
+def _draw_fits(axes: matplotlib.axes.Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """A marker for every fit, filled on the Pareto front, and the front itself."""
+    front = pareto_front(list(points.values()))
+    for i, (name, point) in enumerate(points.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        axes.scatter(
+            [100 * point[0]],
+            [point[1]],
+            s=64,
+            label=name,
+            zorder=3,
+            facecolors=colour if point in front else "none",
+            edgecolors=colour,
+            linewidths=1.5,
+            marker=MARKERS[i % len(MARKERS)],
+        )
+    axes.step(
+        [100 * left for left, _ in front],
+        [error for _, error in front],
+        where="post",
+        color="#999999",
+        linewidth=1,
+        zorder=2,
+        label="Pareto front (filled)",
+    )
 
 
 def _percent_axis(axes: matplotlib.axes.Axes) -> None:
@@ -238,6 +283,13 @@ def _scale_elbo_axis(axes: matplotlib.axes.Axes, values: Sequence[float]) -> Non
             SymmetricalLogLocator(base=10, linthresh=threshold, subs=_LABELLED_MULTIPLES)
         )
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+
+
+def _wrapped(panels: Sequence[Panel]) -> list[list[Panel]]:
+    """The panels in as few rows as are not too wide, and these of like lengths."""
+    most = max(1, _WIDEST // max(map(panel_width, panels)))
+    per_row = math.ceil(len(panels) / math.ceil(len(panels) / most))
+    return [list(panels[start : start + per_row]) for start in range(0, len(panels), per_row)]
 
 
 def _matrix(values: Tensor) -> Tensor:
@@ -263,4 +315,4 @@ def _title(name: str, values: Tensor) -> str:
     matrix = _matrix(values)
     counts = regularity(matrix > 0.5)
     size = "x".join(map(str, matrix.shape))
-    return f"{name}\n{size}, {100 * counts.density:.3g} % left, {counts.clusters} clusters"
+    return f"{name}\n{size}, {100 * counts.density:.3g} % left, {counts.clusters:,} clusters"

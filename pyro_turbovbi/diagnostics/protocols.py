@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from pyro_turbovbi.training import Training
 
 
 @runtime_checkable
@@ -66,6 +68,17 @@ class FitLike(Protocol):
     @property
     def bnn(self) -> Any:
         """The lifted net; its `sites` map names to objects with a `prior`."""
+
+    @property
+    def training(self) -> Training:
+        """Epochs, batch size, data, seed and start of the training."""
+
+    @property
+    def learned(self) -> Sequence[str]:
+        """Sites whose prior's hyper-parameters were learned."""
+
+    def masks(self) -> Mapping[str, Tensor]:
+        """Which weights survive, by site; boolean tensors of the weights' shapes."""
 
     def predict(self, x: Any, num_samples: int = 32) -> Any:
         """The `PredictionLike` at inputs `x`."""

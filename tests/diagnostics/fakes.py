@@ -14,6 +14,9 @@ from pyro_turbovbi.compression import Compressed, compress
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.likelihoods import Categorical, Likelihood
 from pyro_turbovbi.posterior import Prediction
+from pyro_turbovbi.priors import Normal, Prior
+from pyro_turbovbi.priors.base import WeightSite
+from pyro_turbovbi.training import Training
 
 
 @dataclass
@@ -21,21 +24,28 @@ class FakeFit:
     """A fit whose posterior is the network itself, plus noise on its outputs where asked for."""
 
     net: nn.Module
-    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
     likelihood: Likelihood = field(default_factory=Categorical)
-    prior: object = "Normal(1)"
+    prior: Prior = Normal(1.0)  # noqa: RUF009
     engine_name: str = "fake"
     seconds: float = 1.5
     elbo: float | None = -12.5
     elbo_kind: str = "bound"
     noise: float = 0.0
     can_be_cut: bool = True
+    learned: tuple[str, ...] = ()
+    training: Training = Training(3, 16, 60, 0, "data", "start")  # noqa: RUF009 - it is frozen
 
     @property
     def bnn(self) -> Any:
         return SimpleNamespace(
-            likelihood=self.likelihood, sites={"0.weight": SimpleNamespace(prior=self.prior)}
+            net=self.net,
+            likelihood=self.likelihood,
+            sites={"0.weight": WeightSite("0.weight", torch.Size((6, 4)), self.prior, None)},
         )
+
+    def masks(self) -> dict[str, Tensor]:
+        return dict(self.kept)
 
     def predict(self, x: Any, num_samples: int = 32) -> Prediction:
         with torch.no_grad():
@@ -46,4 +56,4 @@ class FakeFit:
     def compress(self, data: Any, /) -> Compressed:
         if not self.can_be_cut:
             raise UnsupportedError("attention cannot be cut", accepted="chains of layers")
-        return compress(self.net, self.masks, data[0], measure_latency=False)
+        return compress(self.net, self.kept, data[0], measure_latency=False)

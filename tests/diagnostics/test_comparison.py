@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pyro_turbovbi as ptv
-from pyro_turbovbi import engines, likelihoods, priors
+from pyro_turbovbi import engines, likelihoods, priors, supports
 from pyro_turbovbi.diagnostics import Comparison, ComparisonRow, compare
-from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError
+from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, SiteError
 from pyro_turbovbi.likelihoods import Gaussian
+from pyro_turbovbi.training import Training
 from tests.diagnostics.fakes import FakeFit
 
 
@@ -55,7 +59,9 @@ def test_a_row_holds_what_the_fit_the_data_and_the_cut_say() -> None:
     assert row.structure == "4-3"
     assert (row.clusters, row.mean_cluster_length) == (6, 3.5)
     assert (row.parameters, row.flops, row.bytes) == (3 * 5 + 3 * 4, 42, report.bytes)
-    assert (row.elbo, row.elbo_kind, row.priors) == (-12.5, "bound", {"0.weight": "'Normal(1)'"})
+    assert (row.elbo, row.elbo_kind, row.elbo_group) == (-12.5, "bound", "a")
+    assert (row.priors, row.learned) == ({"0.weight": "Normal(scale=1.0)"}, ())
+    assert (row.likelihood, row.training) == ("Categorical()", fit.training)
 
 
 def test_the_pruned_error_is_that_of_the_compressed_network() -> None:
@@ -103,11 +109,11 @@ def test_a_net_that_cannot_be_cut_gets_a_row_and_a_footnote() -> None:
     assert row.error is not None
     cut = ("pruned", "weights_left", "structure", "clusters", "parameters", "flops", "bytes")
     assert all(getattr(row, name) is None for name in cut)
-    (note,) = comparison.footnotes
+    note, same = comparison.footnotes
     assert note == "b cannot be cut: attention cannot be cut; accepted: chains of layers"
     lines = str(comparison).splitlines()
     assert lines[4].startswith("b [1]")
-    assert lines[-1] == f"[1] {note}"
+    assert lines[-2:] == [f"[1] {note}", same]
 
 
 def test_a_net_with_several_inputs_cannot_be_cut() -> None:
@@ -148,44 +154,148 @@ def test_the_table_has_every_column_and_no_empty_one() -> None:
     )
 
 
+SAME = "ELBOs with the same letter bound the same log-evidence: the higher, the closer to it"
+BETHE = "Bethe: an approximation of the log-evidence, no bound of it, and so not ranked"
+SUMMED_OUT = "a: the same prior, written or summed out in different ways"
+
+
+def _models(*causes: str) -> str:
+    return (
+        f"ELBOs with different letters are of different models ({', '.join(causes)}): the higher "
+        "speaks for its model, as far as both bounds are tight"
+    )
+
+
+CHAIN = priors.ThreeLayer(supports.Chain(0.1, 4.0))
+COLLAPSED = priors.ThreeLayer(supports.Chain(0.1, 4.0), collapse=True)
+# The default slab of a weight (6, 4), written out.
+WRITTEN_OUT = priors.ThreeLayer(supports.Chain(0.1, 4.0), active=dist.Gamma(1.0, 625.0))
+OTHER_DATA = Training(3, 16, 40, 0, "other", "start")
+
+
 @pytest.mark.parametrize(
-    ("kinds", "priors", "notes"),
+    ("changes", "groups", "notes"),
     [
-        (("bound", "bound"), ("p", "p"), ()),
+        ([{}, {}], "aa", [SAME]),
+        ([{"prior": CHAIN}, {"prior": copy.deepcopy(CHAIN)}], "aa", [SAME]),
+        ([{"prior": CHAIN}, {"prior": COLLAPSED}], "aa", [SAME, SUMMED_OUT]),
         (
-            ("bound", "exact"),
-            ("p", "p"),
-            ("not comparable: ELBOs of different kinds (bound, exact)",),
+            [{"prior": CHAIN}, {"prior": COLLAPSED}, {"prior": priors.Normal()}],
+            "aab",
+            [SAME, SUMMED_OUT, _models("priors")],
+        ),
+        ([{"prior": priors.Normal(1.0)}, {"prior": priors.Normal(2.0)}], "ab", [_models("priors")]),
+        ([{"prior": CHAIN}, {"prior": WRITTEN_OUT}], "aa", [SAME, SUMMED_OUT]),
+        (
+            [{"prior": CHAIN}, {"prior": CHAIN, "learned": ("0.weight",)}],
+            "ab",
+            [_models("learned hyper-parameters")],
+        ),
+        ([{"elbo_kind": "Bethe"}, {}], "-a", [BETHE]),
+        ([{"elbo_kind": "Bethe"}, {"elbo_kind": "Bethe"}], "--", [BETHE]),
+        ([{"elbo_kind": "log joint"}, {}], "-a", []),
+        ([{"elbo": None}, {}, {}], "-aa", [SAME]),
+        ([{}, {"net": nn.Sequential(nn.Linear(4, 3))}], "ab", [_models("nets")]),
+        (
+            [{}, {"training": OTHER_DATA}],
+            "ab",
+            [
+                "ELBOs of different data cannot be compared: a | b",
+                "not like with like in data (60 points: fit 0 | 40 points: fit 1)",
+            ],
         ),
         (
-            ("bound", "Bethe"),
-            ("p", "p"),
-            (
-                "not comparable: ELBOs of different kinds (Bethe, bound); a Bethe value is an "
-                "approximation, no lower bound",
-            ),
-        ),
-        (
-            ("bound", "bound"),
-            ("p", "q"),
-            ("not comparable as fits of one model: the priors differ, each ELBO is of its own",),
+            [{}, {"training": Training(3, 16, 60, 0, "data", "start", kl_weight=0.2)}],
+            "aa",
+            [SAME, "where the KL weight is not 1, not the ELBO was maximised (0.2: fit 1)"],
         ),
     ],
 )
-def test_elbos_that_cannot_be_compared_are_marked(
-    kinds: tuple[str, str], priors: tuple[str, str], notes: tuple[str, ...]
+def test_elbos_of_one_letter_bound_the_same_evidence(
+    changes: list[dict[str, Any]], groups: str, notes: list[str]
 ) -> None:
-    rows = tuple(
-        _row(name, elbo=-1.0, elbo_kind=kind, priors={"w": prior})
-        for name, kind, prior in zip("ab", kinds, priors, strict=True)
+    fits = {f"fit {i}": FakeFit(**({"net": _net()} | change)) for i, change in enumerate(changes)}
+    comparison = compare(fits, _data())
+    assert [row.elbo_group or "-" for row in comparison.rows] == list(groups)
+    assert list(comparison.footnotes) == notes
+    document = json.loads(comparison.to_json())
+    assert [row["elbo_group"] for row in document["rows"]] == [
+        row.elbo_group for row in comparison.rows
+    ]
+
+
+def test_fixed_noise_is_part_of_the_model_and_learned_noise_is_not() -> None:
+    x = _data()[0]
+    likelihoods_ = [
+        Gaussian(0.5, learn=False), Gaussian(0.7, learn=False), Gaussian(0.5), Gaussian(0.7)
+    ]  # fmt: skip
+    fits = {str(i): FakeFit(_net(1), likelihood=each) for i, each in enumerate(likelihoods_)}
+    comparison = compare(fits, (x, x[:, 0]))
+    assert [row.elbo_group for row in comparison.rows] == ["a", "b", "c", "c"]
+    assert comparison.footnotes == (SAME, _models("likelihoods"))
+
+
+def test_the_letter_stands_beside_the_elbo() -> None:
+    rows = (
+        _row("x", elbo=-1.0, elbo_kind="bound", elbo_group="a"),
+        _row("y", elbo=-20.0, elbo_kind="Bethe"),
+        _row("z"),
     )
-    comparison = Comparison((*rows, _row("c")))
-    assert comparison.footnotes == notes
-    table = str(comparison).splitlines()[-len(notes) - 4 :]
-    marks = " ".join(f"[{i}]" for i in range(1, len(notes) + 1))
-    for line in table[:2]:
-        assert line.endswith(" ".join(filter(None, [line.split()[4], marks])))
-    assert "[" not in table[2]
+    lines = str(Comparison(rows)).splitlines()
+    assert [line.split()[3:] for line in lines[3:6]] == [
+        ["-1.0", "a", "bound"],
+        ["-20.0", "Bethe", "[1]"],
+        [],
+    ]
+    assert lines[-1] == f"[1] {BETHE}"
+
+
+def test_trainings_that_differ_are_told() -> None:
+    same = Training(30, 16, 60, 0, "data", "start")
+    trainings = {
+        "a": same,
+        "b": same,
+        "c, short": replace(same, epochs=1000),
+        "d": replace(same, seed=1, start="other"),
+        "e": replace(same, data="other", batch_size=8),
+    }
+    rows = tuple(_row(name, training=training) for name, training in trainings.items())
+    assert Comparison(rows).footnotes == (
+        'not like with like in epochs (1,000: "c, short" | 30: all others); '
+        "batch size (8: e | 16: all others); seed (1: d | 0: all others); "
+        "data (60 points: e | 60 points: all others); start weights (d | all others)",
+    )
+    assert Comparison(rows[:2]).footnotes == ()
+    assert Comparison((_row("x"), *rows[:1])).footnotes == ()
+
+
+def test_fits_of_one_call_are_like_with_like() -> None:
+    x, y = _data()
+    bnn = ptv.lift(_net(), likelihood=likelihoods.Categorical(), prior=priors.Normal())
+    svi = engines.SVI()
+    plan: dict[str, Any] = {
+        "turbo": (CHAIN, engines.Turbo(kl_weight=1.0)),
+        "svi": (COLLAPSED, svi),
+        "learned": (CHAIN, engines.Turbo(learn_hyper=True, kl_weight=1.0)),
+        "normal": (priors.Normal(), svi),
+        "map": (priors.Normal(), engines.MAP()),
+        "cold": (priors.Normal(), engines.Turbo()),
+    }
+    fits = ptv.fit_all(plan, bnn, (x, y), epochs=1, progress=False)
+    comparison = compare(fits, (x, y))
+    assert [row.elbo_group for row in comparison.rows] == ["a", "a", "b", "c", None, "c"]
+    assert comparison.footnotes == (
+        SAME,
+        SUMMED_OUT,
+        _models("priors", "learned hyper-parameters"),
+        "where the KL weight is not 1, not the ELBO was maximised (0.2: cold)",
+    )
+    longer = ptv.fit(bnn, (x, y), engine=svi, epochs=2, seed=3, progress=False)
+    footnotes = compare({"svi": fits["svi"], "longer": longer}, (x, y)).footnotes
+    assert (
+        footnotes[-1]
+        == "not like with like in epochs (1: svi | 2: longer); seed (0: svi | 3: longer)"
+    )
 
 
 def test_html_has_the_table_and_the_notes() -> None:
@@ -208,14 +318,35 @@ def test_json_is_standard_even_where_values_are_not_finite() -> None:
     assert document["footnotes"] == []
 
 
-def test_the_plot_shows_percent_and_leaves_out_what_is_not_cut() -> None:
+def test_the_plot_shows_percent_and_a_line_for_what_is_not_cut() -> None:
     rows = (_row("a", error=0.1, weights_left=0.5), _row("b", error=0.2))
     axes = Comparison(rows).plot().axes[0]
     assert axes.get_ylabel() == "error (%)"
     assert [c.get_label() for c in axes.collections] == ["a"]
     assert np.asarray(axes.collections[0].get_offsets()).tolist() == [[50.0, 10.0]]
+    assert axes.lines[-1].get_label() == "b (not cut)"
+    assert np.asarray(axes.lines[-1].get_ydata()).tolist() == [20.0, 20.0]
     with pytest.raises(InvalidArgumentError, match="nothing to draw"):
         Comparison(rows[1:]).plot()
+
+
+def test_supports_of_all_fits_are_drawn_side_by_side() -> None:
+    net = _net()
+    masks = _masks(net)
+    fits = {"all": FakeFit(net, {n: torch.ones_like(m) for n, m in masks.items()})}
+    fits |= {"half": FakeFit(net, masks), "uncut": FakeFit(net, masks, can_be_cut=False)}
+    comparison = compare(fits, _data())
+    titles = [axes.get_title().split("\n") for axes in comparison.plot_supports("0.weight").axes]
+    assert titles == [
+        ["0.weight: all", "6x4, 100 % left, 6 clusters"],
+        ["0.weight: half", "6x4, 50 % left, 3 clusters"],
+        ["0.weight: uncut", "6x4, 50 % left, 3 clusters"],
+    ]
+    assert len(comparison.plot_supports().axes) == 6
+    with pytest.raises(SiteError, match=r"unknown weight site; given: w; accepted: 0\.weight, 2\."):
+        comparison.plot_supports("w")
+    with pytest.raises(InvalidArgumentError, match="nothing to draw"):
+        Comparison((_row("a"),)).plot_supports()
 
 
 def test_impossible_comparisons_are_refused() -> None:

@@ -64,6 +64,27 @@ def test_the_trace_of_the_elbo_and_the_engine_are_attributes(classifier: ptv.Fit
     assert attrs["inference_library"] == "pyro_turbovbi"
 
 
+def test_hyperparameters_are_constant_data(classifier: ptv.Fit) -> None:
+    data = to_inference_data(classifier, (X, LABELS), num_samples=2)
+    table = data.constant_data["hyperparameters"]
+    assert table.dims == ("weight", "hyperparameter")
+    for name, values in classifier.hyperparameters().items():
+        row = table.sel(weight=name)
+        assert {str(k): float(row.sel(hyperparameter=k)) for k in values} == values
+    assert "learned" not in data.attrs
+    mixed = priors.by_site({"0.weight": SPARSE}, default=priors.Normal(0.5))
+    learning = engines.Turbo(learn_hyper=True)
+    fit = _fit(likelihoods.Categorical(), LABELS, 3, learning, mixed)
+    data = to_inference_data(fit, (X, LABELS), num_samples=2)
+    table = data.constant_data["hyperparameters"]
+    assert data.attrs["learned"] == "0.weight"
+    density = fit.hyperparameters()["0.weight"]["density"]
+    assert density != pytest.approx(0.3), "two epochs are enough to move it"
+    assert float(table.sel(weight="0.weight", hyperparameter="density")) == density
+    assert float(table.sel(weight="2.weight", hyperparameter="scale")) == 0.5
+    assert np.isnan(table.sel(weight="2.weight", hyperparameter="density"))
+
+
 def test_draws_have_the_moments_of_the_posterior(classifier: ptv.Fit) -> None:
     whole = to_inference_data(classifier, (X, LABELS), num_samples=2000, sites=["0.weight"])
     draws = whole.posterior["0.weight"].values.reshape(2000, 5, 4)

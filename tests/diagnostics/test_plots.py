@@ -162,6 +162,38 @@ def test_pareto_shows_every_fit_in_percent_and_the_front() -> None:
     assert axes.get_ylim()[0] == 0.0
 
 
+def test_markers_of_the_front_are_filled_and_all_looks_differ() -> None:
+    points = {f"fit {i}": (0.1 * (i + 1), abs(4.0 - i)) for i in range(8)}
+    figure = plots.pareto(points, uncut={"attention": 2.5})
+    (axes,) = figure.axes
+    filled = [np.asarray(c.get_facecolor()).size > 0 for c in axes.collections]
+    assert filled == [True] * 5 + [False] * 3
+    looks = {
+        (tuple(np.asarray(c.get_edgecolor())[0]), len(c.get_paths()[0].vertices))
+        for c in axes.collections
+    }
+    assert len(looks) == 8
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert sorted(texts) == sorted([*points, "Pareto front (filled)", "attention (not cut)"])
+
+
+def test_masks_stand_site_by_site_in_rows_of_like_lengths() -> None:
+    masks = {f"fit {i}": _random_mask(50, 64) for i in range(5)}
+    few = {name: _random_mask(3, 4) for name in masks}
+    figure = plots.support_masks({"0.weight": masks, "2.weight": few}, heading="Masks")
+    panels = [axes.get_position() for axes in figure.axes]
+    assert len(panels) == 10, "no colour bar"
+    tops = [round(panel.y1, 6) for panel in panels]
+    assert [tops.count(top) for top in dict.fromkeys(tops)] == [3, 2, 5]
+    assert {(round(p.width, 6), round(p.height, 6)) for p in panels[:5]} == {
+        (round(panels[0].width, 6), round(panels[0].height, 6))
+    }
+    assert figure.axes[5].get_title().startswith("2.weight: fit 0\n3x4, ")
+    with pytest.raises(InvalidArgumentError, match="nothing to draw"):
+        plots.support_masks({})
+
+
 def test_an_empty_network_stands_at_the_edge_of_the_logarithmic_axis() -> None:
     (axes,) = plots.pareto({"a": (0.0, 90.0), "b": (0.04, 4.0)}).axes
     assert [c.get_label() for c in axes.collections] == ["a (no weight left)", "b"]

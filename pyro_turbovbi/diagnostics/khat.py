@@ -151,6 +151,13 @@ def marginal_log_prior(name: str, prior: Prior, weight: Float[Tensor, "*shape"])
             as under a grid.
     """
     value = weight.detach().double()
+    if isinstance(prior, ThreeLayer) and prior.gates:
+        raise UnsupportedError(
+            f"the prior of weight {name!r} shares gates with other weights, and they cannot be "
+            "summed out",
+            given=prior,
+            accepted="priors.ThreeLayer without shared gates, with a support that is a tree",
+        )
     if isinstance(prior, ThreeLayer):
         support = prior.support.distribution(value.shape)
         return CollapsedThreeLayer(support, *prior.components(value.shape)).log_prob(value)

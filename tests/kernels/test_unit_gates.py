@@ -148,11 +148,11 @@ def loopy(seed: int) -> tuple[list[Weight], list[Tensor]]:
 
 def loopy_exact(weights: Sequence[Weight], priors: Sequence[Tensor]) -> Exact:
     """As `enumerate_all` for an independent support, whose elements need no enumeration."""
-    (w,), (rows, columns) = weights, priors
+    (w,) = weights
     density = w.law.density
     inside = torch.log1p(density * torch.expm1(w.llr))
     total = torch.zeros((), dtype=torch.float64)
-    gates = [torch.zeros(4).double(), torch.zeros(5).double()]
+    gates = [torch.zeros_like(prior) for prior in priors]
     active = torch.zeros(w.llr.shape).double()
     given_open = (w.llr + torch.logit(density)).sigmoid()
     for flat in itertools.product((0.0, 1.0), repeat=9):
@@ -171,6 +171,103 @@ def test_loops_leave_small_errors(seed: int) -> None:
     weights, priors = loopy(seed)
     found, exact = solve(weights, priors, sweeps=20), loopy_exact(weights, priors)
     for belief, gate in zip(found.gate_log_odds, exact.gates, strict=True):
-        torch.testing.assert_close(belief.sigmoid(), gate, atol=0.02, rtol=0.0)
-    torch.testing.assert_close(probs(found, weights)[0], exact.active[0], atol=0.02, rtol=0.0)
-    assert float(found.log_evidence) == pytest.approx(exact.log_evidence, abs=0.1)
+        torch.testing.assert_close(belief.sigmoid(), gate, atol=0.002, rtol=0.0)
+    torch.testing.assert_close(probs(found, weights)[0], exact.active[0], atol=0.002, rtol=0.0)
+    assert float(found.log_evidence) == pytest.approx(exact.log_evidence, abs=0.005)
+
+
+def error_without_cavities(seed: int) -> float:
+    """Largest error of P(open) if a gate hears all its weights say, its own opinion included."""
+    weights, priors = loopy(seed)
+    exact = loopy_exact(weights, priors)
+    (w,) = weights
+    own = torch.log1p(w.law.density * torch.expm1(w.llr.squeeze(-1))) - w.closed.squeeze(-1)
+    rows, columns = torch.zeros(4).double(), torch.zeros(5).double()
+    for _ in range(20):
+        rows = torch.log1p(columns.sigmoid() * torch.expm1(own)).sum(1)
+        columns = torch.log1p(rows.sigmoid()[:, None] * torch.expm1(own)).sum(0)
+    return max(
+        float((belief.sigmoid() - gate).abs().max())
+        for belief, gate in zip((rows, columns), exact.gates, strict=True)
+    )
+
+
+def test_without_cavities_gates_hear_themselves() -> None:
+    assert max(error_without_cavities(seed) for seed in range(5)) > 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chains_with_several_elements_a_pair_leave_small_errors(seed: int) -> None:
+    """Conv kernels: a chain along the rows, two elements of which share their column's gate."""
+    weights, priors = [weight((2, 3, 2), 0, 1, seed=seed)], [prior(0.5, -0.5), prior(0.0, 1.0, 0.0)]
+    found, exact = solve(weights, priors, sweeps=30), enumerate_all(weights, priors)
+    for belief, gate in zip(found.gate_log_odds, exact.gates, strict=True):
+        torch.testing.assert_close(belief.sigmoid(), gate, atol=0.08, rtol=0.0)
+    torch.testing.assert_close(probs(found, weights)[0], exact.active[0], atol=0.08, rtol=0.0)
+
+
+def test_gates_that_are_certainly_open_change_nothing() -> None:
+    gated = weight((3, 4, 1), 0, 1)
+    sure = [torch.full((3,), CERTAIN).double(), torch.full((4,), CERTAIN).double()]
+    found = solve([gated], sure, sweeps=3)
+    alone = gated.law.posterior(gated.llr)
+    torch.testing.assert_close(probs(found, [gated])[0], alone.probs, atol=1e-9, rtol=0.0)
+    assert float(found.log_evidence) == pytest.approx(float(alone.log_evidence), abs=1e-9)
+
+
+def net_of(scale: float) -> tuple[list[Weight], list[Tensor]]:
+    """Five inputs, four hidden units, two outputs; all elements say the same."""
+    first, second = weight((4, 5, 1), 0, 1, chain=False), weight((2, 4, 1), None, 0, chain=False)
+    same = [w._replace(llr=torch.full_like(w.llr, scale)) for w in (first, second)]
+    flat = [w._replace(closed=torch.zeros_like(w.closed)) for w in same]
+    return flat, [torch.zeros(4).double(), torch.zeros(5).double()]
+
+
+def test_gates_close_on_nothing_and_open_for_one_strong_weight() -> None:
+    weights, priors = net_of(-8.0)
+    rows, columns = solve(weights, priors, sweeps=10).gate_log_odds
+    assert bool((rows < 0).all())
+    assert bool((columns < 0).all())
+    weights[0].llr[1, 2] = 30.0
+    rows, columns = solve(weights, priors, sweeps=10).gate_log_odds
+    assert rows.argmax() == 1
+    assert columns.argmax() == 2
+    assert bool(rows[1] > 10)
+    assert int((rows > 0).sum()) == int((columns > 0).sum()) == 1
+
+
+def test_damping_and_a_warm_start_lead_to_the_same_beliefs() -> None:
+    weights, priors = loopy(1)
+    gated = [w.gated() for w in weights]
+    direct = unit_gates_posterior(gated, priors, sweeps=40, damping=0.0)
+    halves = unit_gates_posterior(gated, priors, sweeps=30, damping=0.5)
+    halves = unit_gates_posterior(gated, priors, sweeps=30, damping=0.5, start=halves.messages)
+    for one, other in zip(direct.gate_log_odds, halves.gate_log_odds, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0.0)
+
+
+@pytest.mark.parametrize("scale", [1e3, -1e3])
+def test_extreme_evidence_stays_finite_in_single_precision(scale: float) -> None:
+    weights, priors = net_of(scale)
+    single = [
+        GatedWeight(
+            w.llr.float(),
+            w.closed.float(),
+            w.rows,
+            w.columns,
+            lambda u, w=w: w.law.row_posterior(u),
+        )
+        for w in weights
+    ]
+    found = unit_gates_posterior(single, [prior.float() for prior in priors])
+    assert torch.isfinite(found.log_evidence)
+    for element in found.elements:
+        assert torch.isfinite(element.open_log_odds).all()
+        assert torch.isfinite(element.extrinsic).all()
+
+
+def test_evidence_that_is_not_finite_is_refused() -> None:
+    weights, priors = loopy(0)
+    weights[0].llr[0, 0] = torch.nan
+    with pytest.raises(NumericalError, match="not all finite"):
+        solve(weights, priors, sweeps=1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from pyro_turbovbi.errors import InvalidArgumentError
-from pyro_turbovbi.priors.three_layer import Components, GammaParameters
+from pyro_turbovbi.priors.three_layer import Components, GammaParameters, closed_component
 
 Factorisation = Literal["structured", "mean_field"]
 WeightFamily = Literal["diagonal", "exact"]
@@ -65,6 +65,22 @@ class SpikeAnnealing:
         start = min(self.concentration, inactive.concentration)
         concentration = inactive.concentration + left * (start - inactive.concentration)
         return Components(active, GammaParameters(concentration, concentration * scale**2))
+
+    def closed(self, final: Components, progress: float) -> GammaParameters:
+        """The law of precisions behind closed gates at a given fraction of the training.
+
+        Args:
+            final: The components that the prior declares.
+            progress: Fraction of the training that is done, in [0, 1].
+
+        Returns:
+            At first the spike: a gate may close on weights that are merely inactive. Then its
+            concentration grows geometrically, and either pulls them to zero or opens the gate.
+        """
+        left = 0.0 if self.done(progress) else 1.0 - progress / self.until
+        spike, shut = self.components(final, progress).inactive, closed_component(final)
+        concentration = shut.concentration * (spike.concentration / shut.concentration) ** left
+        return GammaParameters(concentration, concentration * spike.scale**2)
 
 
 @dataclass(frozen=True)

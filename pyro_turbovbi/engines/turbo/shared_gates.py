@@ -35,7 +35,7 @@ from pyro_turbovbi.kernels import (
 from pyro_turbovbi.kernels.evidence import expected_precision
 from pyro_turbovbi.kernels.unit_gates import CERTAIN, ElementMessages, Messages
 from pyro_turbovbi.priors.base import WeightSite
-from pyro_turbovbi.priors.three_layer import Components, ThreeLayer, closed_component
+from pyro_turbovbi.priors.three_layer import Components, ThreeLayer
 
 #: Visits to every weight at an exchange; messages are kept from one exchange to the next.
 SWEEPS = 2
@@ -62,6 +62,7 @@ class GatedSpikeSlab(ThreeLayerSite):
     log-evidence at the last one.
 
     Attributes:
+        closed: Law of precisions behind closed gates at present.
         gates: The gates on both sides of the weight.
         support: Its own support prior.
         messages: h and x.
@@ -80,8 +81,14 @@ class GatedSpikeSlab(ThreeLayerSite):
             torch.full_like(factor.loc, CERTAIN).detach(),
             torch.full_like(factor.loc, log_odds).detach(),
         )
+        self.closed = settings.annealing.closed(self._final, 0.0)
         self.support.row_posterior(self.messages.extrinsic)  # refuses what it cannot take apart
         self.refresh(factor.second_moment().detach())
+
+    def anneal(self, progress: float) -> None:
+        """See `SiteState.anneal`."""
+        super().anneal(progress)
+        self.closed = self._settings.annealing.closed(self._final, progress)
 
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""
@@ -89,7 +96,7 @@ class GatedSpikeSlab(ThreeLayerSite):
 
     def evidence(self, second_moment: Tensor) -> GatedEvidence:
         """Module A's evidence at the given E[w^2]."""
-        shut = Components(closed_component(self.components), self.components.inactive)
+        shut = Components(self.closed, self.components.inactive)
         opened, closed = (structured(second_moment, pair) for pair in (self.components, shut))
         return GatedEvidence(opened.llr, closed.llr, opened.base)
 
@@ -127,7 +134,7 @@ class GatedSpikeSlab(ThreeLayerSite):
         inside = (self.messages.extrinsic + evidence.llr).sigmoid()
         self.probs = opened * inside
         behind_open = mixed_precision(second_moment, inside, self.components)
-        behind_closed = expected_precision(second_moment, *closed_component(self.components))
+        behind_closed = expected_precision(second_moment, *self.closed)
         value = evidence.base + (evidence.closed + through).sum()
         precision = torch.lerp(behind_closed, behind_open, opened)
         self._continue_from(value, precision, second_moment)

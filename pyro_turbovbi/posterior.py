@@ -34,6 +34,9 @@ class Posterior(Protocol):
     def support_probs(self) -> Weights | None:
         """P(s = 1 | data) by name of the sites with a support layer; None where there is none."""
 
+    def gate_probs(self) -> Weights:
+        """P(gate open | data) by name of the group of units; empty without shared gates."""
+
     def moments(self) -> dict[str, Moments]:
         """Moments of the priors' continuous sample sites by name, those that are known.
 
@@ -53,12 +56,14 @@ class DiagonalPosterior:
         scales: Standard deviations by site name.
         support: P(s = 1) by site name, for sites under a three-layer prior.
         hyperparameters: Learned hyper-parameters by site name.
+        gates: P(gate open) by name of the group of units.
     """
 
     loc: Mapping[str, Tensor]
     scales: Mapping[str, Tensor]
     support: Mapping[str, Tensor] | None = None
     hyperparameters: Mapping[str, Hyperparameters] = field(default_factory=dict)
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
 
     def draw(self) -> Weights:
         """See `Posterior.draw`."""
@@ -77,6 +82,10 @@ class DiagonalPosterior:
     def support_probs(self) -> Weights | None:
         """See `Posterior.support_probs`."""
         return dict(self.support) if self.support else None
+
+    def gate_probs(self) -> Weights:
+        """See `Posterior.gate_probs`."""
+        return dict(self.gates)
 
     def moments(self) -> dict[str, Moments]:
         """See `Posterior.moments`."""
@@ -98,6 +107,7 @@ class SampledPosterior:
         support: P(s = 1) by site name, for sites under a three-layer prior.
         latents: Returns the moments of the priors' sample sites, where known.
         hyperparameters: Learned hyper-parameters by site name.
+        gates: P(gate open) by name of the group of units.
     """
 
     sampler: Callable[[], Weights]
@@ -106,6 +116,7 @@ class SampledPosterior:
     support: Mapping[str, Tensor] | None = None
     latents: Callable[[], Mapping[str, Moments]] | None = None
     hyperparameters: Mapping[str, Hyperparameters] = field(default_factory=dict)
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
 
     def draw(self) -> Weights:
         """See `Posterior.draw`."""
@@ -122,6 +133,10 @@ class SampledPosterior:
     def support_probs(self) -> Weights | None:
         """See `Posterior.support_probs`."""
         return dict(self.support) if self.support else None
+
+    def gate_probs(self) -> Weights:
+        """See `Posterior.gate_probs`."""
+        return dict(self.gates)
 
     def moments(self) -> dict[str, Moments]:
         """See `Posterior.moments`."""

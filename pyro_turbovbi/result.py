@@ -96,6 +96,13 @@ class Fit:
         """P(s = 1 | data) of every weight, by site; ones where the prior has no support layer."""
         return support_probs(self.bnn, self.posterior)
 
+    def gate_probs(self) -> dict[str, Tensor]:
+        """P(gate open | data) of every unit, by group; empty unless units share gates.
+
+        A group has the name of the first weight that leads to its units, ``"input"`` for features.
+        """
+        return self.posterior.gate_probs()
+
     def masks(self, keep: float | None = None) -> dict[str, Tensor]:
         """Which weights survive, by site; boolean tensors of the weights' shapes.
 

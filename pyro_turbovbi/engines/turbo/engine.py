@@ -77,6 +77,7 @@ class Turbo(TurboSettings):
             scales={f.name: f.scale.detach() for f in factors},
             support={name: p.clone() for name, p in probs.items()} or None,
             hyperparameters=learned_hyperparameters(state.sites.values(), self),
+            gates=state.gates.probs() if state.gates is not None else {},
         )
 
     def elbo_kind(self, state: TurboState) -> str:

@@ -168,6 +168,10 @@ class SharedGates:
         self._prior = [factor.log_odds.detach().clone() for factor in self._factors]
         self.log_odds: dict[str, Tensor] = dict(zip(self._names, self._prior, strict=True))
 
+    def probs(self) -> dict[str, Tensor]:
+        """Posterior probabilities of open gates by name of the group."""
+        return {name: log_odds.sigmoid() for name, log_odds in self.log_odds.items()}
+
     def exchange(self, second_moments: Mapping[str, Tensor], progress: float) -> None:
         """A full exchange with Module A at every gated site.
 

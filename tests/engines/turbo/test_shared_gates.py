@@ -139,6 +139,9 @@ def test_whole_units_go() -> None:
     assert widths[0] == 6
     assert widths[1] < 10
     assert fit.elbo_kind == "Bethe"
+    probs = fit.gate_probs()
+    assert {name: len(p) for name, p in probs.items()} == {"input": 20, "0.weight": 16}
+    assert int((probs["input"] > 0.5).sum()) == 6
     with torch.no_grad():
         mean_square = float((small.module(x).squeeze(-1) - y).square().mean())
     assert mean_square < 0.1 * float(y.var())

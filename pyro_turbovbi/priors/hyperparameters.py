@@ -6,7 +6,8 @@ from dataclasses import fields, is_dataclass
 
 from pyro_turbovbi.distributions import BlockSupport, SupportDistribution
 from pyro_turbovbi.priors.base import WeightSite
-from pyro_turbovbi.priors.three_layer import Components, ThreeLayer
+from pyro_turbovbi.priors.three_layer import Components, ThreeLayer, closed_component
+from pyro_turbovbi.priors.unit_gates import WeightGates
 
 #: Numbers by name. Probabilities and mean runs have no unit, rates of precisions are squares of
 #: weights, scales have the unit of weights.
@@ -16,11 +17,15 @@ Hyperparameters = dict[str, float]
 def declared(site: WeightSite) -> Hyperparameters:
     """The hyper-parameters that a prior declares for a weight.
 
-    Of a three-layer prior see `three_layer`; of another prior, the numbers that it was made with.
+    Of a three-layer prior see `three_layer`; where its weight is behind shared gates, also
+    `row_gate_density` and `column_gate_density`, and concentration and rate of the Gamma law behind
+    closed ones. Of another prior, the numbers that it was made with.
     """
     prior = site.prior
     if isinstance(prior, ThreeLayer):
-        return three_layer(prior.support.distribution(site.shape), prior.components(site.shape))
+        components = prior.components(site.shape)
+        support = three_layer(prior.support.distribution(site.shape), components)
+        return support | _shared_gates(site.gates, components)
     if not is_dataclass(prior):
         return {}
     values = {field.name: getattr(prior, field.name) for field in fields(prior)}
@@ -44,6 +49,15 @@ def three_layer(support: SupportDistribution, components: Components) -> Hyperpa
         for name, value in gamma._asdict().items()
     }
     return support_parameters(support) | gammas
+
+
+def _shared_gates(gates: WeightGates | None, components: Components) -> Hyperparameters:
+    if gates is None:
+        return {}
+    sides = {"row": gates.rows, "column": gates.columns}
+    densities = {f"{side}_gate_density": g.density for side, g in sides.items() if g is not None}
+    closed = closed_component(components)
+    return densities | {"closed_concentration": closed.concentration, "closed_rate": closed.rate}
 
 
 def support_parameters(support: SupportDistribution) -> Hyperparameters:

@@ -23,5 +23,7 @@ def test_the_page_on_diagnostics_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     # Far below the threshold, so that the ranking does not hang on the last bit of a sum.
     assert all(float(r.pareto_k.max()) < 0.55 for r in names["results"].values())
     assert names["exported"].posterior["0.weight"].sizes["0.weight_index"] == 8
-    for picture in ("reliability", "elbo", "supports"):
+    assert names["learned"].learned == ("0.weight", "2.weight")
+    assert [row.elbo_group for row in names["comparison"].rows] == ["a", "b", "a", "c"]
+    for picture in ("reliability", "elbo", "supports", "pareto", "side-by-side"):
         assert (tmp_path / f"{picture}.png").stat().st_size > 0

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from pyro_turbovbi import priors, supports
+import pyro_turbovbi as ptv
+from pyro_turbovbi import likelihoods, priors, supports
 from pyro_turbovbi.engines.turbo.module_b import ModuleB
 from pyro_turbovbi.priors.base import WeightSite
 from pyro_turbovbi.priors.hyperparameters import declared, support_parameters
@@ -49,6 +51,21 @@ def test_a_three_layer_prior_reports_support_and_components(
 ) -> None:
     found = declared(site(priors.ThreeLayer(support)))
     assert found == pytest.approx(expected | GAMMAS, rel=1e-12)
+
+
+def test_shared_gates_are_reported_where_a_weight_has_them() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    prior = priors.ThreeLayer(supports.Chain(0.2, 4.0), gates="shared")
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=prior)
+    for name, site in bnn.sites.items():
+        found = declared(site)
+        assert site.gates is not None
+        sides = {"row": site.gates.rows, "column": site.gates.columns}
+        for side, gates in sides.items():
+            assert found.get(f"{side}_gate_density") == (None if gates is None else gates.density)
+        scale = (found["inactive_rate"] / found["inactive_concentration"]) ** 0.5
+        assert (found["closed_rate"] / found["closed_concentration"]) ** 0.5 == pytest.approx(scale)
+        assert "density" in found, name
 
 
 def test_other_priors_report_the_numbers_that_they_were_made_with() -> None:

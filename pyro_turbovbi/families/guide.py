@@ -14,14 +14,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_turbovbi.errors import UnsupportedError
-from pyro_turbovbi.families.factors import GateFactor, NormalFactor, make_factor
+from pyro_turbovbi.families.factors import GateFactor, NormalFactor, ThreeLayerFactor, make_factor
 from pyro_turbovbi.priors.base import (
     SubstituteWeights,
     WeightSite,
     discover_weights,
     start_value,
 )
-from pyro_turbovbi.priors.unit_gates import Gates, WeightGates
+from pyro_turbovbi.priors.unit_gates import Gates
 
 #: Start of the posterior scales, in units of 1 / sqrt(fan-in).
 INIT_SCALE = 0.3
@@ -73,22 +73,30 @@ class TurboGuide(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run the guide: emit all its sample sites; return the weights by name."""
-        gates = {gates.name: gates for gates in (factor() for factor in self.gate_factors)}
+        drawn = {gates.name: gates.open for gates in (factor() for factor in self.gate_factors)}
+        gates = {name: opened for name, opened in drawn.items() if opened is not None}
         weights = {factor.name: factor(self._opened(factor, gates)) for factor in self}
         if self.autoguide is not None:
             with pyro.settings.context(module_local_params=True):
                 self.autoguide(*args, **kwargs)
         return weights
 
-    def _opened(self, factor: NormalFactor, drawn: Mapping[str, Gates]) -> Tensor | None:
-        """Zeros and ones of a weight's shape: one where both gates are open; None without gates."""
+    def support_probs(self) -> dict[str, Tensor]:
+        """q(s = 1) by name of the weights with a support, both gates open included."""
+        gates = {f.gates.name: f.log_odds.detach().sigmoid() for f in self.gate_factors}
+        probs = {}
+        for factor in self:
+            if isinstance(factor, ThreeLayerFactor):
+                opened = self._opened(factor, gates)
+                own = factor.support_log_odds.detach().sigmoid()
+                probs[factor.name] = own if opened is None else own * opened
+        return probs
+
+    def _opened(self, factor: NormalFactor, gates: Mapping[str, Tensor]) -> Tensor | None:
+        """Product of the values of both gates in the weight's shape; None without gates."""
         behind = self.sites[factor.name].gates
-        if behind is None:
-            return None
-        rows, columns = (
-            None if gates is None else drawn[gates.name] for gates in (behind.rows, behind.columns)
-        )
-        return WeightGates(rows, columns).open(factor.loc.shape, factor.loc.detach())
+        loc = factor.loc.detach()
+        return None if behind is None else behind.both(loc.shape, gates, loc)
 
 
 def gate_groups(sites: Mapping[str, WeightSite]) -> dict[str, tuple[Gates, Tensor]]:

@@ -7,6 +7,7 @@ prior under shared gates is a joint Pyro program over sites: first the gates, th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,16 +79,28 @@ class WeightGates:
             )
         return torch.Size((shape[0], columns, rest // columns))
 
-    def open(self, shape: torch.Size, like: Tensor) -> Tensor:
-        """Zeros and ones of a weight's shape: one where both gates are open, as drawn."""
+    def both(self, shape: torch.Size, values: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        """Products of the values of both gates of every element, in a weight's shape.
+
+        Args:
+            shape: Shape of the weight.
+            values: Values in [0, 1] by name of the group, such as draws or probabilities; one where
+                a group is missing.
+            like: Tensor that gives the device and dtype.
+        """
         rows, columns, each = self.view(shape)
         row, column = (
-            gates.open.to(like)
-            if gates is not None and gates.open is not None
-            else like.new_ones(n)
+            like.new_ones(n) if gates is None or gates.name not in values else values[gates.name]
             for gates, n in ((self.rows, rows), (self.columns, columns))
         )
-        return (row[:, None] * column).unsqueeze(-1).expand(rows, columns, each).reshape(shape)
+        product = row.to(like)[:, None] * column.to(like)
+        return product.unsqueeze(-1).expand(rows, columns, each).reshape(shape)
+
+    def open(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """Zeros and ones of a weight's shape: one where both gates are open, as drawn."""
+        sides = (gates for gates in (self.rows, self.columns) if gates is not None)
+        drawn = {gates.name: gates.open for gates in sides if gates.open is not None}
+        return self.both(shape, drawn, like)
 
 
 def unit_gates(

@@ -44,6 +44,8 @@ ENGINES: dict[str, engines.Turbo | engines.SVI | engines.NUTS] = {
     "svi auto_normal": engines.SVI("auto_normal"),
     "svi low rank": engines.SVI("auto_low_rank_multivariate_normal"),
     "svi turbo guide": engines.SVI(guide_of("turbo")),
+    "svi relaxed guide": engines.SVI(guide_of("relaxed")),
+    "svi enumerated guide": engines.SVI(guide_of("enumerated")),
     "map": engines.MAP(),
     "nuts": engines.NUTS(num_samples=3, warmup=2),
 }
@@ -89,15 +91,23 @@ REALS = FEATURES.sum(1)
 CHAIN = priors.ThreeLayer(support=supports.Chain(0.3, 3.0))
 GRID = priors.ThreeLayer(support=supports.Grid(0.3, 2.0))
 COLLAPSED = priors.ThreeLayer(support=supports.Chain(0.3, 3.0), collapse=True)
+SUPPORT_COLLAPSED = priors.ThreeLayer(support=supports.Chain(0.3, 3.0), collapse="support")
+SHARED = priors.ThreeLayer(support=supports.Chain(0.3, 3.0), gates="shared")
 NORMAL = priors.Normal(0.5)
 MODELS = {
     "mlp, chain": Case(lambda: lifted(mlp(), CHAIN), FEATURES, LABELS),
     "mlp, grid": Case(lambda: lifted(mlp(), GRID), FEATURES, LABELS),
+    "mlp, shared gates": Case(lambda: lifted(mlp(), SHARED), FEATURES, LABELS),
     "mlp, normal": Case(lambda: lifted(mlp(), NORMAL), FEATURES, LABELS),
     "mlp, collapsed": Case(lambda: lifted(mlp(), COLLAPSED), FEATURES, LABELS),
     "all sampled, collapsed": Case(lambda: all_sampled(COLLAPSED), FEATURES, LABELS),
+    "mlp, support collapsed": Case(lambda: lifted(mlp(), SUPPORT_COLLAPSED), FEATURES, LABELS),
+    "all sampled, support collapsed": Case(
+        lambda: all_sampled(SUPPORT_COLLAPSED), FEATURES, LABELS
+    ),
     "all sampled, normal": Case(lambda: all_sampled(NORMAL), FEATURES, LABELS),
     "conv, chain": Case(lambda: lifted(conv(), CHAIN), IMAGES, LABELS),
+    "conv, shared gates": Case(lambda: lifted(conv(), SHARED), IMAGES, LABELS),
     "linear-Gaussian, chain": Case(lambda: linear_gaussian(CHAIN), FEATURES, REALS),
     "linear-Gaussian, normal": Case(lambda: linear_gaussian(NORMAL), FEATURES, REALS),
 }
@@ -105,12 +115,16 @@ MODELS = {
 
 def handles(engine: str, model: str) -> bool:
     """What each engine promises."""
+    if model.endswith("shared gates"):
+        return engine in ("turbo structured", "svi turbo guide")
     if engine == "turbo exact":
         return model.startswith("linear-Gaussian")
     if engine == "nuts":
         return model.startswith("all sampled")
     if engine in ("svi auto_normal", "svi low rank", "map"):
         return model.endswith(("normal", "collapsed"))
+    if engine == "svi enumerated guide":
+        return model.endswith(("normal", "support collapsed"))
     return not model.endswith("collapsed")
 
 
@@ -138,7 +152,8 @@ def test_engines_are_settings_with_a_name_and_all_verbs(engine: str) -> None:
 
 
 def test_names_tell_engines_apart() -> None:
-    names = [ENGINES[e].name for e in ENGINES if e != "turbo exact"]
+    custom = ("svi relaxed guide", "svi enumerated guide")  # all guides of one's own are "custom"
+    names = [ENGINES[e].name for e in ENGINES if e not in ("turbo exact", *custom)]
     assert len(set(names)) == len(names)
 
 

@@ -223,8 +223,9 @@ def _check_settings(site: WeightSite, settings: TurboSettings) -> None:
             f"weight {site.name!r} is behind shared gates, under which only the structured "
             "factorisation with fixed hyper-parameters works",
             given=f"learn_hyper={settings.learn_hyper}, factorisation={settings.factorisation!r}",
-            accepted='learn_hyper=False and factorisation="structured", or supports.Gated() '
-            "in the place of shared gates",
+            accepted='engines.Turbo() with learn_hyper=False and factorisation="structured", or '
+            "supports.Gated() in the place of shared gates, or another prior by "
+            "bnn.with_prior(priors.Normal())",
         )
 
 

@@ -17,7 +17,6 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyro_turbovbi.batches import Batch
-from pyro_turbovbi.engines._collapsed import guide_support_probs
 from pyro_turbovbi.engines._latents import (
     Sites,
     moments_of,
@@ -26,9 +25,10 @@ from pyro_turbovbi.engines._latents import (
     start_values,
     weights_from,
 )
+from pyro_turbovbi.engines._support_probs import guide_support_probs
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
-from pyro_turbovbi.families import ThreeLayerFactor, TurboGuide
+from pyro_turbovbi.families import SiteGuide, TurboGuide
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import DiagonalPosterior, Posterior, SampledPosterior, Weights
 from pyro_turbovbi.priors.base import Moments, NonCentred
@@ -145,12 +145,12 @@ class SVI:
     def posterior(self, state: SVIState) -> Posterior:
         """See `Engine.posterior`."""
         sites, example = state.bnn.sites, state.example
-        if isinstance(state.guide, TurboGuide):
-            return _spike_slab(state.guide)
         direct = not any(isinstance(site.prior, NonCentred) for site in sites.values())
         support = guide_support_probs(
             state.guide, example, sites, lambda: _draw(state.guide, example, sites)
         )
+        if isinstance(state.guide, TurboGuide | SiteGuide):
+            return _factorised(state.guide, support)
         if isinstance(state.guide, autoguides.AutoNormal) and direct:
             return _diagonal(state.guide, sites, support)
         # Later steps must not move a posterior that has been handed out; the model is not copied.
@@ -206,12 +206,11 @@ def _normal_moments(guide: autoguides.AutoNormal, names: Iterable[str]) -> dict[
     }
 
 
-def _spike_slab(guide: TurboGuide) -> DiagonalPosterior:
-    spike_slab = [factor for factor in guide if isinstance(factor, ThreeLayerFactor)]
+def _factorised(guide: TurboGuide | SiteGuide, support: Weights | None) -> DiagonalPosterior:
     return DiagonalPosterior(
         loc={factor.name: factor.loc.detach().clone() for factor in guide},
         scales={factor.name: factor.scale.detach() for factor in guide},
-        support={f.name: f.support_log_odds.detach().sigmoid() for f in spike_slab} or None,
+        support=support,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -171,6 +172,36 @@ def test_the_turbo_guide_reports_its_supports() -> None:
     assert (scale["weight"] > 0).all()
 
 
+class SupportGuide(pyro.nn.PyroModule):
+    """Supports of a known law, precisions and weights around a point."""
+
+    def __init__(self, support: Any) -> None:
+        super().__init__()
+        self.support = support
+        self.loc = nn.Parameter(torch.ones(1, 3))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.sample("weight_support", self.support)
+        pyro.sample("weight_precision", dist.LogNormal(torch.zeros(1, 3), 1.0).to_event(2))
+        pyro.sample("weight", dist.Normal(self.loc, 0.1).to_event(2))
+
+
+def test_supports_of_any_guide_are_the_means_of_its_support_sites() -> None:
+    probs = torch.tensor([[0.2, 0.5, 0.9]])
+    bernoulli = dist.Bernoulli(probs).to_event(2)
+    fit = run(SVI(lambda bnn: SupportGuide(bernoulli)), THREE_LAYER)
+    torch.testing.assert_close(fit.support_probs()["weight"], probs)
+
+
+def test_supports_of_a_guide_without_means_are_estimated_from_draws() -> None:
+    chain = supports.Chain(0.4, 2.0).distribution((1, 3))
+    fit = run(SVI(lambda bnn: SupportGuide(chain)), THREE_LAYER)
+    probs = fit.support_probs()["weight"]
+    assert ((probs - 0.4).abs() < 5 * (0.4 * 0.6 / 64) ** 0.5).all()
+    assert torch.equal(probs * 64, (probs * 64).round()), "shares of 64 draws"
+    assert torch.equal(probs, fit.support_probs()["weight"])
+
+
 def test_a_guide_that_misses_a_weight_is_refused_before_training() -> None:
     def forgetful(bnn: ptv.BayesianNet) -> Any:
         return lambda x, y=None: None
@@ -230,6 +261,25 @@ def test_support_probabilities_are_means_over_draws(name: str) -> None:
     error = each.std(0) * (1 / 64 + 1 / 2000) ** 0.5
     difference = (fit.support_probs()["weight"] - each.mean(0)).abs()
     assert (difference < 5 * error + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", AUTOGUIDES)
+def test_every_autoguide_trains_a_prior_with_supports_summed_out(name: str) -> None:
+    x = torch.randn(100, 8)
+    y = x[:, 2:5] @ torch.tensor([1.0, -2.0, 1.5])
+    prior = dataclasses.replace(COLLAPSED, collapse="support")
+    fit = ptv.fit(
+        model(prior, linear(8)),
+        (x, y),
+        engine=SVI(name, lr=0.03),
+        epochs=5,
+        batch_size=50,
+        progress=False,
+    )
+    probs = fit.support_probs()["weight"]
+    assert ((probs > 0.0) & (probs <= 1.0)).all()
+    assert not (probs == 1).all()
+    assert fit.posterior.mean()["weight"].shape == (1, 8)
 
 
 def test_looking_at_a_collapsed_posterior_changes_nothing() -> None:

@@ -40,8 +40,10 @@ MODELS: dict[str, tuple[Callable[[], tuple[Tensor, Tensor]], dict[str, Any]]] = 
 }
 #: The prior under which each guide works. A new file needs a line here.
 GUIDES: dict[str, priors.Prior] = {
+    "enumerated": priors.ThreeLayer(collapse="support"),
     "low_rank_normal": priors.Normal(),
     "mean_field_normal": priors.Normal(),
+    "relaxed": priors.ThreeLayer(),
     "turbo": priors.ThreeLayer(),
 }
 

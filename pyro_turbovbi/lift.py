@@ -86,7 +86,11 @@ class BayesianNet(nn.Module):
         self.num_data: int | None = None
         # Kept: walking the module tree at every step would cost a tenth of a small net's step.
         self._parameters_by_name = dict(self.net.named_parameters())
-        self._priors = prior.select(self._parameters_by_name, weight_matrices(self.net))
+        selected = prior.select(self._parameters_by_name, weight_matrices(self.net))
+        self._priors = {
+            name: chosen.bound_to(self._parameters_by_name[name].detach())
+            for name, chosen in selected.items()
+        }
         self._gates = _gates_of(self.net, self._priors)
         self._points = self._select_points()
 

@@ -74,7 +74,8 @@ class Prior(ABC):
                 ``{name}_...``.
             shape: Shape of the weight tensor.
             init: Tensor of that shape. Gives device and dtype, and the start value to engines that
-                take one; it does not change the prior. Default: torch's default device and dtype.
+                take one; it changes no prior but those that say so (`bound_to`). Default: torch's
+                default device and dtype.
             rows: Gates of the units that the weight leads to, see `unit_gates`; only for priors
                 that say ``gates="shared"``.
             columns: Gates of the units that it comes from, likewise.
@@ -97,7 +98,8 @@ class Prior(ABC):
         if rows is not None or columns is not None:
             gates = WeightGates(rows, columns)
             gates.view(size)
-        return _weight(name, self, size, init, gates, name=name)  # type: ignore[no-any-return]
+        prior = self.bound_to(init)
+        return _weight(name, prior, size, init, gates, name=name)  # type: ignore[no-any-return]
 
     @abstractmethod
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
@@ -120,6 +122,14 @@ class Prior(ABC):
             given=self,
             accepted='priors.ThreeLayer(..., gates="shared"), or no rows= and columns=',
         )
+
+    def bound_to(self, init: Tensor | None) -> Prior:
+        """The prior with whatever it takes from a weight's start value; by default nothing.
+
+        Args:
+            init: Start value of the weight, if there is one.
+        """
+        return self
 
     def weight(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         """The weight that belongs to values of the prior's sample sites.

@@ -12,7 +12,7 @@ With the components i = 1, active (slab), and i = 0, inactive (spike):
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, sqrt
 from typing import Any, Literal, NamedTuple, TypeGuard
 
@@ -29,8 +29,8 @@ from pyro_turbovbi.priors.unit_gates import GATE_DENSITY, WeightGates
 from pyro_turbovbi.supports import Blocks, Chain, Grid, Support
 
 # Scales of the default components in units of 1 / sqrt(fan-in), the scale at which a unit's summed
-# input has the variance of one of its inputs. Both were chosen on MNIST's validation split (docs:
-# "Choices").
+# input has the variance of one of its inputs (or of the weight's rms). Both were chosen on MNIST's
+# validation split (docs: "Choices").
 SLAB_SCALE = 50.0
 SPIKE_SCALE = 0.06
 SPIKE_CONCENTRATION = 4.0
@@ -71,10 +71,10 @@ class ThreeLayer(Prior):
         support: Support prior: `supports.Independent`, `Chain` or `Grid`, or any object with their
             interface.
         active: Gamma law of the precision of active weights, scalar. Default: concentration 1 and a
-            typical weight scale of 50 / sqrt(fan-in).
+            typical weight scale of 50 units, see `scale`.
         inactive: Gamma law of the precision of inactive weights, scalar; its typical weight scale
             sqrt(rate / concentration) must be smaller than that of `active`. Default: concentration
-            4 and a typical weight scale of 0.06 / sqrt(fan-in).
+            4 and a typical weight scale of 0.06 units.
         collapse: What to sum out, exactly: True for supports and precisions, "support" for supports
             alone, False for nothing. Stock autoguides, MAP and NUTS need a form without supports,
             Turbo-VBI and guides over the supports the full one.
@@ -86,6 +86,10 @@ class ThreeLayer(Prior):
             concentration 50: there a weight has no heavy tail to survive in. Turbo-VBI needs a
             support whose rows are independent then.
         gate_density: Prior probability of an open gate.
+        scale: Unit of the default components' weight scales: "fan_in" is 1 / sqrt(fan-in), from the
+            weight's shape alone; "rms" the root mean square of the weight's start value, for
+            trained nets whose layers have scales of their own (1 / sqrt(fan-in) for a start value
+            of zeros); or a number.
 
     Attributes:
         discrete: Whether there is a discrete site: True unless collapsed.
@@ -105,6 +109,7 @@ class ThreeLayer(Prior):
     collapse: bool | Literal["support"] = False
     gates: Literal["shared"] | None = None
     gate_density: float = GATE_DENSITY
+    scale: Literal["fan_in", "rms"] | float = "fan_in"
     _explicit: tuple[GammaParameters | None, GammaParameters | None] = field(init=False, repr=False)
 
     discrete = True
@@ -131,6 +136,7 @@ class ThreeLayer(Prior):
         if self.collapse:
             _check_tree(self.support)
         _check_gates(self)
+        _check_scale(self.scale)
         object.__setattr__(self, "discrete", not self.collapse)
 
     def __repr__(self) -> str:
@@ -140,6 +146,8 @@ class ThreeLayer(Prior):
             parts.append(f"collapse={self.collapse!r}")
         if self.gates:
             parts.append(f"gates={self.gates!r}, gate_density={self.gate_density:g}")
+        if self.scale != "fan_in":
+            parts.append(f"scale={self.scale!r}")
         return f"ThreeLayer({', '.join([f'support={self.support!r}', *parts])})"
 
     def components(self, shape: torch.Size) -> Components:
@@ -149,7 +157,7 @@ class ThreeLayer(Prior):
             InvalidArgumentError: if a given component and the other's default for this shape are in
                 the wrong order.
         """
-        unit = fan_in(shape) ** -0.5
+        unit = self._unit(shape)
         active, inactive = self._explicit
         components = Components(
             active or GammaParameters(1.0, (SLAB_SCALE * unit) ** 2),
@@ -160,6 +168,31 @@ class ThreeLayer(Prior):
         )
         _check_order(components)
         return components
+
+    def bound_to(self, init: Tensor | None) -> ThreeLayer:
+        """The prior with the weight's rms as its unit, where it asks for that.
+
+        Raises:
+            InvalidArgumentError: if it does and there is no start value.
+        """
+        if self.scale != "rms":
+            return self
+        if init is None:
+            raise InvalidArgumentError(
+                'scale="rms" needs the start value of the weight',
+                accepted='prior.sample(name, shape, init=tensor), scale="fan_in", or a number',
+            )
+        rms = float(init.detach().double().square().mean().sqrt())
+        return replace(self, scale=rms or "fan_in")
+
+    def _unit(self, shape: torch.Size) -> float:
+        if self.scale == "rms":
+            raise InvalidArgumentError(
+                'components of a prior with scale="rms" depend on the weight',
+                given=tuple(shape),
+                accepted="prior.bound_to(start_value).components(shape)",
+            )
+        return fan_in(shape) ** -0.5 if self.scale == "fan_in" else self.scale
 
     def marginal(self, shape: torch.Size, like: Tensor | None = None) -> CollapsedThreeLayer:
         """The law of a weight with its support and precisions summed out.
@@ -288,6 +321,16 @@ def _check_gates(prior: ThreeLayer) -> None:
             "a prior with shared gates cannot be collapsed: gates couple all weights of a net",
             given=prior,
             accepted="supports.Gated() with collapse=True, or gates='shared' with collapse=False",
+        )
+
+
+def _check_scale(scale: str | float) -> None:
+    named = scale in ("fan_in", "rms")
+    if not named and not (isinstance(scale, float | int) and isfinite(scale) and scale > 0.0):
+        raise InvalidArgumentError(
+            "scale is no unit of weights",
+            given=scale,
+            accepted='"fan_in", "rms", or a positive number',
         )
 
 

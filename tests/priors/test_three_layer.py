@@ -14,9 +14,11 @@ from pyro import poutine
 from pyro.infer import Predictive
 from torch import Tensor
 
+import pyro_turbovbi as ptv
+from pyro_turbovbi import likelihoods
 from pyro_turbovbi.distributions import CollapsedThreeLayer
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
-from pyro_turbovbi.priors import GammaParameters, Normal, ThreeLayer
+from pyro_turbovbi.priors import GammaParameters, Normal, ThreeLayer, from_spec, to_spec
 from pyro_turbovbi.priors.base import WeightSite
 from pyro_turbovbi.priors.three_layer import collapsed_support_probs, is_collapsed
 from pyro_turbovbi.supports import Blocks, Chain, Gated, Grid, Independent, Support
@@ -242,3 +244,37 @@ def test_support_probabilities_are_averaged_over_all_draws() -> None:
     expected = torch.stack([law.support_posterior(w).probs for w in each]).mean(0)
     torch.testing.assert_close(probs["w"], expected)
     assert collapsed_support_probs({"v": sites["v"]}, draws) is None
+
+
+def test_rms_scales_follow_the_weight() -> None:
+    prior = ThreeLayer(scale="rms")
+    init = torch.randn(4, 9, dtype=torch.float64)
+    rms = float(init.square().mean().sqrt())
+    for factor in (1.0, 30.0):
+        active, inactive = prior.bound_to(factor * init).components(init.shape)
+        assert active.scale == pytest.approx(50.0 * factor * rms)
+        assert inactive.scale == pytest.approx(0.06 * factor * rms)
+
+
+def test_a_lifted_net_takes_its_layers_rms() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    with torch.no_grad():
+        net[0].weight.fill_(2.0)
+        net[1].weight.zero_()
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=ThreeLayer(scale="rms"))
+    sites = bnn.sites
+    first, last = (sites[name].prior for name in ("0.weight", "1.weight"))
+    assert isinstance(first, ThreeLayer)
+    assert first.scale == pytest.approx(2.0)
+    assert last == ThreeLayer(), "a weight of zeros has no rms: the fan-in counts"
+
+
+def test_rms_scales_need_a_weight() -> None:
+    prior = ThreeLayer(scale="rms")
+    with pytest.raises(InvalidArgumentError, match="needs the start value"):
+        prior.sample("w", (3, 2))
+    with pytest.raises(InvalidArgumentError, match="bound_to"):
+        prior.components(torch.Size([3, 2]))
+    with pytest.raises(InvalidArgumentError, match="no unit of weights"):
+        ThreeLayer(scale=-1.0)
+    assert from_spec(to_spec(prior)) == prior

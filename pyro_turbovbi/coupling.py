@@ -25,6 +25,8 @@ from pyro_turbovbi.errors import UnsupportedError
 INPUT = "input"
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_MIXING_NORMS = (nn.GroupNorm, nn.LayerNorm)
 _UNIT_WISE_MODULES: tuple[type[nn.Module], ...] = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm,
@@ -64,6 +66,21 @@ class Coupling:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A dim of a parameter or buffer that the units of a group run along.
+
+    Attributes:
+        name: Name of the parameter or buffer.
+        dim: The dim.
+        each: Number of adjacent entries per unit, such as the pixels of a channel.
+    """
+
+    name: str
+    dim: int
+    each: int = 1
+
+
+@dataclass(frozen=True)
 class Couplings:
     """All groups of a network.
 
@@ -71,10 +88,14 @@ class Couplings:
         sizes: Number of units by name of the group: ``"input"`` (``"input_1"`` ...) for features of
             the input, otherwise the name of the first weight that leads to the units.
         weights: Groups by name of the weight.
+        members: By name of the group, everything that the units run along, so that a unit can be
+            taken out; groups from which none can be taken (a layer norm averages over them) are
+            missing.
     """
 
     sizes: Mapping[str, int]
     weights: Mapping[str, Coupling]
+    members: Mapping[str, tuple[Member, ...]]
 
 
 def couplings(net: nn.Module, weights: Iterable[str]) -> Couplings:
@@ -104,6 +125,8 @@ class _Group:
 
     def __init__(self, name: str, size: int | None) -> None:
         self.name, self.size, self.given_up = name, size, False
+        self.fixed = False
+        self.members: list[Member] = []
         self._merged: _Group | None = None
 
     @property
@@ -115,6 +138,8 @@ class _Group:
         if ours is theirs:
             return
         ours.given_up |= theirs.given_up or ours.size != theirs.size
+        ours.fixed |= theirs.fixed
+        ours.members += theirs.members
         theirs._merged = ours
 
 
@@ -160,7 +185,12 @@ class _Reader:
             return group.name if group is not None and group.name in sizes else None
 
         coupled = {w: Coupling(name_in(sides[0], w), name_in(sides[1], w)) for w in weights}
-        return Couplings(sizes, coupled)
+        members = {
+            g.name: tuple(dict.fromkeys(g.members))
+            for g in found
+            if g.name in sizes and not g.fixed
+        }
+        return Couplings(sizes, coupled, members)
 
     def _units_of(self, node: fx.Node) -> _Units | None:
         if node.op == "placeholder":
@@ -187,6 +217,8 @@ class _Reader:
         if isinstance(module, nn.Flatten) and source is not None:
             return _Units(source.group, source.channels, flat=True)
         if isinstance(module, _UNIT_WISE_MODULES):
+            if source is not None:
+                self._note_members(source, module, str(node.target))
             return source
         self._give_up(node)
         return None
@@ -205,6 +237,25 @@ class _Reader:
             self._give_up(node)
         return None
 
+    def _note_members(self, source: _Units, module: nn.Module, path: str) -> None:
+        """Note parameters and buffers of a normalisation or activation, one entry a unit."""
+        group = source.group.root
+        if isinstance(module, _MIXING_NORMS) or (
+            isinstance(module, nn.PReLU) and module.num_parameters > 1 and source.flat
+        ):
+            group.fixed = True
+            return
+        one_each = isinstance(module, _BATCH_NORMS) or (
+            isinstance(module, nn.PReLU) and module.num_parameters > 1
+        )
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if one_each and tensor.ndim == 1:
+                group.members.append(self._member(f"{path}.{name}", tensor, group))
+
+    def _member(self, name: str, tensor: Any, group: _Group) -> Member:
+        size = group.size or tensor.shape[0]
+        return Member(self.names.get(id(tensor), name), 0, max(1, tensor.shape[0] // size))
+
     def _linear(self, source: _Units | None, layer: nn.Linear) -> _Units:
         columns = self._columns(source, layer.in_features, of_channels=False)
         return self._layer(layer, columns, layer.out_features, channels=False)
@@ -217,6 +268,8 @@ class _Reader:
             # depthwise: a channel stays itself, and its filter is a row of its own
             self._size(source.group, layer.in_channels)
             self.rows[self.names[id(layer.weight)]] = source.group
+            # its setting `groups` counts the channels, so that none can be taken out
+            source.group.root.fixed = True
             return source
         elif source is not None:
             source.group.root.given_up = True
@@ -242,9 +295,15 @@ class _Reader:
         weight = self.names[id(layer.weight)]
         if columns is not None:
             _join(self.columns, weight, columns)
+            width = layer.get_parameter("weight").shape[1]
+            columns.members.append(Member(weight, 1, width // (columns.size or width)))
         rows = _Group(weight, size)
+        rows.members += self._row_members(layer)
         _join(self.rows, weight, rows)
         return _Units(rows, **kind)
+
+    def _row_members(self, layer: nn.Module) -> list[Member]:
+        return [Member(self.names[id(p)], 0) for p in layer.parameters(recurse=False)]
 
     def _size(self, group: _Group, size: int) -> None:
         """Note the size of an input group at its first use; a second use must agree."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_turbovbi.coupling import Coupling, couplings
+from pyro_turbovbi.coupling import Coupling, Member, couplings
 from pyro_turbovbi.errors import UnsupportedError
 
 
@@ -51,6 +51,7 @@ def test_pixels_of_a_channel_behind_a_flattening_belong_to_its_unit() -> None:
     found = couplings(net, weights_of(net))
     assert found.sizes == {"input": 3, "0.weight": 6}
     assert found.weights["4.weight"] == Coupling(rows=None, columns="0.weight")
+    assert Member("4.weight", 1, each=9) in found.members["0.weight"]
 
 
 def test_layers_that_are_added_share_their_units_and_depthwise_filters_are_rows() -> None:
@@ -60,6 +61,9 @@ def test_layers_that_are_added_share_their_units_and_depthwise_filters_are_rows(
     assert found.weights["project.weight"] == Coupling(rows="stem.weight", columns="expand.weight")
     assert found.weights["depthwise.weight"] == Coupling(rows="expand.weight", columns=None)
     assert found.weights["head.weight"] == Coupling(rows=None, columns="stem.weight")
+    assert "expand.weight" not in found.members, "a depthwise layer's groups count its channels"
+    assert Member("norm.running_mean", 0) in found.members["stem.weight"]
+    assert Member("head.weight", 1) in found.members["stem.weight"]
 
 
 def test_only_the_weights_that_are_named_count() -> None:

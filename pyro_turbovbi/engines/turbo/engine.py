@@ -9,15 +9,16 @@ import torch
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.distributions import MarkovGridSupport
 from pyro_turbovbi.engines.protocol import Plan
+from pyro_turbovbi.engines.turbo.compaction import CompactingTurbo
 from pyro_turbovbi.engines.turbo.linear_gaussian import LinearGaussianState
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.site import SpikeSlab, ThreeLayerSite, learned_hyperparameters
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
-from pyro_turbovbi.errors import UnsupportedError
+from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import DiagonalPosterior, Posterior
 
-TurboState = TurboVBI | LinearGaussianState
+TurboState = TurboVBI | CompactingTurbo | LinearGaussianState
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,30 @@ class Turbo(TurboSettings):
 
     Handles weights under `priors.ThreeLayer` and `priors.Normal`. Settings: see `TurboSettings`.
 
+    Args:
+        compact_every: Epochs between two compactions, at which units that nothing reads any more
+            leave the computation, so that epochs get cheaper as the net gets smaller; None
+            (default): never. It waits until the inactive weights can be cut without harm.
+
+    Raises:
+        InvalidArgumentError: if a setting is out of range.
+
     Source: C. Xia, D. H. K. Tsang, V. K. N. Lau, IEEE Trans. Signal Process. 71:670-685, 2023; the
     structured factorisation, the annealing and the exact linear-Gaussian form are this package's
     own (docs: "Theory").
     """
+
+    compact_every: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        every = self.compact_every
+        if every is not None and every < 1:
+            raise InvalidArgumentError(
+                "Turbo setting 'compact_every' is out of range",
+                given=every,
+                accepted="1, 2, ..., or None",
+            )
 
     @property
     def name(self) -> str:
@@ -47,29 +68,36 @@ class Turbo(TurboSettings):
             return LinearGaussianState(bnn, self, plan.num_steps)
         state = TurboVBI(bnn, settings=self, num_steps=plan.num_steps)
         state.setup(*plan.example)
+        if self.compact_every is not None:
+            return CompactingTurbo(state, plan, self.compact_every)
         return state
 
     def step(self, state: TurboState, batch: Batch) -> float:
         """See `Engine.step`."""
         if isinstance(state, LinearGaussianState):
             return state.step(_tensor(batch), batch.y)
-        return state.step(*batch)
+        return state.step(batch) if isinstance(state, CompactingTurbo) else state.step(*batch)
 
     def evaluate(self, state: TurboState, batch: Batch) -> float:
         """See `Engine.evaluate`."""
         if isinstance(state, LinearGaussianState):
             return state.loss(_tensor(batch), batch.y)
-        return state.evaluate_loss(*batch)
+        run = state.active if isinstance(state, CompactingTurbo) else state
+        return run.evaluate_loss(*batch)
 
     def finish(self, state: TurboState) -> None:
         """Bring the supports up to date with the last q(w)."""
-        if isinstance(state, TurboVBI):
+        if isinstance(state, CompactingTurbo):
+            state.finish()
+        elif isinstance(state, TurboVBI):
             state.exchange()
 
     def posterior(self, state: TurboState) -> Posterior:
         """See `Engine.posterior`."""
         if isinstance(state, LinearGaussianState):
             return state.result()
+        if isinstance(state, CompactingTurbo):
+            return self.posterior(state.update_whole())
         factors = list(state.guide)
         probs = {n: s.probs for n, s in state.sites.items() if isinstance(s, ThreeLayerSite)}
         return DiagonalPosterior(
@@ -82,6 +110,8 @@ class Turbo(TurboSettings):
 
     def elbo_kind(self, state: TurboState) -> str:
         """See `Engine.elbo_kind`: "Bethe" under a grid or shared gates, otherwise "bound"."""
+        if isinstance(state, CompactingTurbo):
+            return self.elbo_kind(state.whole)
         if isinstance(state, TurboVBI) and state.gates is not None:
             return "Bethe"
         sites = (

@@ -14,7 +14,7 @@ evidence but its own. With t_n = ln(1 - sigmoid(x_n) + sigmoid(x_n) e^{L_n}),
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,9 +23,9 @@ from torch import Tensor
 from pyro_turbovbi.distributions import SupportDistribution
 from pyro_turbovbi.engines.turbo.module_a import mixed_precision, structured
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
-from pyro_turbovbi.engines.turbo.site import ThreeLayerSite
+from pyro_turbovbi.engines.turbo.site import Place, ThreeLayerSite
 from pyro_turbovbi.errors import UnsupportedError
-from pyro_turbovbi.families.factors import GateFactor, ThreeLayerFactor
+from pyro_turbovbi.families.factors import GateFactor, NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.kernels import (
     GatedWeight,
     RowPosterior,
@@ -65,7 +65,8 @@ class GatedSpikeSlab(ThreeLayerSite):
         closed: Law of precisions behind closed gates at present.
         gates: The gates on both sides of the weight.
         support: Its own support prior.
-        messages: h and x.
+        messages: h and x of the elements that take part in the training.
+        whole_messages: Those of all elements.
     """
 
     def __init__(self, site: WeightSite, factor: ThreeLayerFactor, settings: TurboSettings) -> None:
@@ -77,10 +78,11 @@ class GatedSpikeSlab(ThreeLayerSite):
         self.support: SupportDistribution = site.prior.support.distribution(site.shape)
         self.view = site.gates.view(site.shape)
         log_odds = float(self.support.prior_log_odds)
-        self.messages = ElementMessages(
+        self.whole_messages = ElementMessages(
             torch.full_like(factor.loc, CERTAIN).detach(),
             torch.full_like(factor.loc, log_odds).detach(),
         )
+        self.messages = self.whole_messages
         self.closed = settings.annealing.closed(self._final, 0.0)
         self.support.row_posterior(self.messages.extrinsic)  # refuses what it cannot take apart
         self.refresh(factor.second_moment().detach())
@@ -89,6 +91,19 @@ class GatedSpikeSlab(ThreeLayerSite):
         """See `SiteState.anneal`."""
         super().anneal(progress)
         self.closed = self._settings.annealing.closed(self._final, progress)
+
+    def narrowed(self, place: Place, factor: NormalFactor) -> GatedSpikeSlab:
+        """See `SiteState.narrowed`."""
+        new = super().narrowed(place, factor)
+        # of the whole, since the elements that leave now keep what they were told
+        new.messages = ElementMessages(*(place.gather(message) for message in self.whole_messages))
+        return new
+
+    def widened(self, factor: NormalFactor) -> GatedSpikeSlab:
+        """See `SiteState.widened`."""
+        new = super().widened(factor)
+        new.messages = self.whole_messages
+        return new
 
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""
@@ -100,15 +115,26 @@ class GatedSpikeSlab(ThreeLayerSite):
         opened, closed = (structured(second_moment, pair) for pair in (self.components, shut))
         return GatedEvidence(opened.llr, closed.llr, opened.base)
 
+    def whole_evidence(self, evidence: GatedEvidence) -> GatedEvidence:
+        """The evidence of the whole weight, in the view of rows, columns and elements."""
+        llr, closed = evidence.llr, evidence.closed
+        if self.place.index is not None:
+            square = self.probs.new_tensor(self.absent_scale**2)
+            absent = self.evidence(square)
+            llr = self.place.embed(llr, float(absent.llr))
+            closed = self.place.embed(closed, float(absent.closed))
+        return GatedEvidence(llr.view(self.view), closed.view(self.view), evidence.base)
+
     def held_value(self, evidence: GatedEvidence) -> Tensor:
         """The site's part of the joint log-evidence with the messages held; scalar, in nats."""
         through = self._through_gates(evidence)[1]
-        return evidence.base + (evidence.closed + through).sum()
+        return (evidence.closed + through).sum() - self._absent_bound(evidence.llr)
 
     def receive(self, elements: ElementMessages, damping: float) -> None:
         """Take Module B's messages, damped."""
-        for held, new in zip(self.messages, elements, strict=True):
+        for held, new in zip(self.whole_messages, elements, strict=True):
             held.lerp_(new.reshape(held.shape), 1.0 - damping)
+        self.messages = ElementMessages(*(self.place.gather(m) for m in self.whole_messages))
 
     def settle(self, evidence: GatedEvidence, second_moment: Tensor, offset: Tensor) -> None:
         """After an exchange: the offset to the joint log-evidence, q(s) and E[rho]."""
@@ -119,7 +145,7 @@ class GatedSpikeSlab(ThreeLayerSite):
 
     def solve(self, llr: Tensor) -> RowPosterior:
         """Posterior of the site's own support, in the view of rows, columns and elements."""
-        extrinsic, rows = self.support.row_posterior(llr.reshape(self._factor.loc.shape))
+        extrinsic, rows = self.support.row_posterior(llr.reshape(self.place.shape))
         return RowPosterior(extrinsic.view(self.view), rows)
 
     def _through_gates(self, evidence: GatedEvidence) -> tuple[Tensor, Tensor]:
@@ -147,7 +173,6 @@ class SharedGates:
     is active, all of them would close for good.
 
     Args:
-        sites: The gated sites.
         factors: Variational factors of the gates.
         settings: Engine settings.
 
@@ -155,14 +180,8 @@ class SharedGates:
         log_odds: Posterior log-odds of open gates by name of the group.
     """
 
-    def __init__(
-        self,
-        sites: Iterable[GatedSpikeSlab],
-        factors: Iterable[GateFactor],
-        settings: TurboSettings,
-    ) -> None:
-        self._sites, self._factors = list(sites), list(factors)
-        self._settings = settings
+    def __init__(self, factors: Iterable[GateFactor], settings: TurboSettings) -> None:
+        self._factors, self._settings = list(factors), settings
         self._messages: list[Messages] | None = None
         self._names = [factor.gates.name for factor in self._factors]
         self._prior = [factor.log_odds.detach().clone() for factor in self._factors]
@@ -172,10 +191,16 @@ class SharedGates:
         """Posterior probabilities of open gates by name of the group."""
         return {name: log_odds.sigmoid() for name, log_odds in self.log_odds.items()}
 
-    def exchange(self, second_moments: Mapping[str, Tensor], progress: float) -> None:
+    def exchange(
+        self,
+        sites: Sequence[GatedSpikeSlab],
+        second_moments: Mapping[str, Tensor],
+        progress: float,
+    ) -> None:
         """A full exchange with Module A at every gated site.
 
         Args:
+            sites: The gated sites, always in the same order.
             second_moments: E[w^2] by site name.
             progress: Fraction of the training that is done.
 
@@ -184,22 +209,21 @@ class SharedGates:
                 then.
         """
         acting = progress >= self._settings.gates_from
-        evidences = [site.evidence(second_moments[site.name]) for site in self._sites]
+        evidences = [site.evidence(second_moments[site.name]) for site in sites]
         found = unit_gates_posterior(
-            [self._weight(s, e, acting) for s, e in zip(self._sites, evidences, strict=True)],
+            [self._weight(s, e, acting) for s, e in zip(sites, evidences, strict=True)],
             self._prior,
             start=self._messages,
             sweeps=SWEEPS,
             damping=self._settings.damping if self._messages else 0.0,
         )
         held = torch.zeros(())
-        for site, evidence, elements in zip(self._sites, evidences, found.elements, strict=True):
+        for site, evidence, elements in zip(sites, evidences, found.elements, strict=True):
             site.receive(elements, self._settings.damping)
             held = held + site.held_value(evidence)
         # One number for all sites: which of them carries it does not matter.
-        base = sum(float(evidence.base) for evidence in evidences)
-        offset = (found.log_evidence + base - held) / len(self._sites)
-        for site, evidence in zip(self._sites, evidences, strict=True):
+        offset = (found.log_evidence - held) / len(sites)
+        for site, evidence in zip(sites, evidences, strict=True):
             site.settle(evidence, second_moments[site.name], offset.to(evidence.base))
         if acting:
             self._messages = found.messages
@@ -213,8 +237,8 @@ class SharedGates:
             None if gates is None or not acting else self._names.index(gates.name)
             for gates in (site.gates.rows, site.gates.columns)
         )
-        llr, closed = evidence.llr.view(site.view), evidence.closed.view(site.view)
-        return GatedWeight(llr, closed, rows, columns, site.solve)
+        whole = site.whole_evidence(evidence)
+        return GatedWeight(whole.llr, whole.closed, rows, columns, site.solve)
 
 
 def _check_settings(site: WeightSite, settings: TurboSettings) -> None:

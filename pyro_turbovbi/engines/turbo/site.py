@@ -6,9 +6,12 @@ the prior's part of the ELBO (`prior_bound`), E_q[ln p(w, rho, s)] + H(q(rho, s)
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from math import log, pi
+from dataclasses import dataclass
+from math import e, log, pi, sqrt
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +32,38 @@ from pyro_turbovbi.priors.hyperparameters import Hyperparameters, three_layer
 from pyro_turbovbi.priors.normal import Normal
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters, ThreeLayer
 
+SiteT = TypeVar("SiteT", bound="SiteState")
+ThreeLayerT = TypeVar("ThreeLayerT", bound="ThreeLayerSite")
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the elements that take part in the training lie in the whole weight.
+
+    Attributes:
+        shape: Shape of the whole weight.
+        index: What to index it with to get them; None: all of it.
+    """
+
+    shape: torch.Size
+    index: tuple[Tensor, ...] | None = None
+
+    def gather(self, whole: Tensor) -> Tensor:
+        """The part of a whole tensor; the tensor itself where the part is all of it."""
+        return whole if self.index is None else whole[self.index]
+
+    def embed(self, part: Tensor, absent: float) -> Tensor:
+        """The whole tensor with one value for all elements that do not take part."""
+        if self.index is None:
+            return part
+        whole = part.new_full(self.shape, absent)
+        whole[self.index] = part
+        return whole
+
+    def absent(self, part: Tensor) -> int:
+        """Number of elements that do not take part."""
+        return self.shape.numel() - part.numel()
+
 
 class SiteState(ABC):
     """State of one weight site.
@@ -36,14 +71,38 @@ class SiteState(ABC):
     Attributes:
         name: The site's name.
         precision: E[rho], the weight's shape or a scalar.
+        place: Where the elements lie that take part in the training.
     """
 
     name: str
     precision: Tensor
+    place: Place
 
     @abstractmethod
     def prior_bound(self, second_moment: Tensor) -> Tensor:
         """Prior's part of the ELBO where q(w) has the given E[w^2]; scalar, in nats."""
+
+    @property
+    @abstractmethod
+    def absent_scale(self) -> float:
+        """Posterior standard deviation of elements that the data do not reach."""
+
+    def narrowed(self: SiteT, place: Place, factor: NormalFactor) -> SiteT:
+        """The same state for a part of the weight; what Module B knows stays whole and shared.
+
+        Args:
+            place: The part.
+            factor: Its variational factor.
+        """
+        new = copy.copy(self)
+        new.place = place
+        return new
+
+    def widened(self: SiteT, factor: NormalFactor) -> SiteT:
+        """The inverse of `narrowed`, with the whole weight's factor."""
+        new = copy.copy(self)
+        new.place = Place(self.place.shape)
+        return new
 
     def refresh(self, second_moment: Tensor) -> None:  # noqa: B027 - nothing to do by default
         """Closed-form update of the precision (and of q(s) with Module B's message held)."""
@@ -60,8 +119,13 @@ class FixedPrecision(SiteState):
 
     def __init__(self, site: WeightSite, factor: NormalFactor) -> None:
         assert isinstance(site.prior, Normal)
-        self.name = site.name
+        self.name, self.place = site.name, Place(site.shape)
         self.precision = factor.loc.new_tensor(site.prior.scale**-2)
+
+    @property
+    def absent_scale(self) -> float:
+        """The prior's."""
+        return 1.0 / sqrt(float(self.precision))
 
     def prior_bound(self, second_moment: Tensor) -> Tensor:
         """E_q[ln Normal(w; 0, 1 / rho)] summed over elements."""
@@ -79,7 +143,7 @@ class ThreeLayerSite(SiteState):
 
     def __init__(self, site: WeightSite, factor: ThreeLayerFactor, settings: TurboSettings) -> None:
         assert isinstance(site.prior, ThreeLayer)
-        self.name = site.name
+        self.name, self.place = site.name, Place(site.shape)
         self._factor = factor
         self._final = site.prior.components(site.shape)
         self._settings = settings
@@ -88,6 +152,29 @@ class ThreeLayerSite(SiteState):
         self._learning = settings.learn_hyper and settings.annealing.done(0.0)
         self._offset = factor.loc.new_zeros(())
         self._tangent = factor.loc.new_zeros(())
+
+    @property
+    def absent_scale(self) -> float:
+        """The spike's: at m = b0 / a0 q(w) and E[rho] | s = 0 agree."""
+        return self.components.inactive.scale
+
+    def narrowed(self: ThreeLayerT, place: Place, factor: NormalFactor) -> ThreeLayerT:
+        """See `SiteState.narrowed`."""
+        assert isinstance(factor, ThreeLayerFactor)
+        new = super().narrowed(place, factor)
+        new._factor = factor
+        new.probs, new.precision = place.gather(self.probs), place.gather(self.precision)
+        return new
+
+    def widened(self: ThreeLayerT, factor: NormalFactor) -> ThreeLayerT:
+        """See `SiteState.widened`."""
+        assert isinstance(factor, ThreeLayerFactor)
+        new = super().widened(factor)
+        new._factor = factor
+        inactive = 1.0 / self.absent_scale**2
+        new.probs = self.place.embed(self.probs, 0.0)
+        new.precision = self.place.embed(self.precision, inactive)
+        return new
 
     def anneal(self, progress: float) -> None:
         """See `SiteState.anneal`."""
@@ -105,6 +192,15 @@ class ThreeLayerSite(SiteState):
         """Note E[rho], and the ELBO part with its slope -E[rho] / 2 at the given E[w^2]."""
         self.precision = precision
         self._tangent = value + self._offset + 0.5 * _dot(precision, second_moment)
+
+    def _absent_evidence(self) -> ModuleA:
+        """Module A's evidence of one element that the data do not reach."""
+        return structured(self.probs.new_tensor(self.absent_scale**2), self.components)
+
+    def _absent_bound(self, part: Tensor) -> float:
+        """ELBO part and entropy of all such elements, up to what Module B says of them."""
+        entropy = 0.5 * log(2 * pi * e * self.absent_scale**2)
+        return self.place.absent(part) * (float(self._absent_evidence().base) + entropy)
 
     def _learn_slab(self, second_moment: Tensor) -> None:
         """M-step of the slab's rate: sum q1 a1 = b1 sum q1 E[rho | s = 1]."""
@@ -135,10 +231,21 @@ class SpikeSlab(ThreeLayerSite):
         assert isinstance(site.prior, ThreeLayer)
         distribution = site.prior.support.distribution(site.shape)
         self.module_b = ModuleB(distribution, damping=settings.damping, site=site.name)
-        self.prior_log_odds = torch.full_like(
-            factor.loc, float(distribution.prior_log_odds)
-        ).detach()
+        self._messages = torch.full_like(factor.loc, float(distribution.prior_log_odds)).detach()
+        self.prior_log_odds = self._messages
         self.exchange(factor.second_moment().detach())
+
+    def narrowed(self, place: Place, factor: NormalFactor) -> SpikeSlab:
+        """See `SiteState.narrowed`."""
+        new = super().narrowed(place, factor)
+        new.prior_log_odds = place.gather(self._messages)
+        return new
+
+    def widened(self, factor: NormalFactor) -> SpikeSlab:
+        """See `SiteState.widened`."""
+        new = super().widened(factor)
+        new.prior_log_odds = self._messages
+        return new
 
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""
@@ -154,14 +261,18 @@ class SpikeSlab(ThreeLayerSite):
         if self._learning:
             self._learn_slab(second_moment)
         evidence = self._module_a(second_moment)
-        posterior = self.module_b.exchange(evidence.llr, self.prior_log_odds, learn=self._learning)
+        llr = evidence.llr
+        if self.place.index is not None:
+            llr = self.place.embed(llr, float(self._absent_evidence().llr))
+        posterior = self.module_b.exchange(llr, self._messages, learn=self._learning)
         assert posterior.log_evidence is not None
+        self.prior_log_odds = self.place.gather(self._messages)
         # Chosen so that the ELBO part is Module B's log-evidence now, and moves with q(s) until
         # the next exchange.
         held = softplus(self.prior_log_odds + evidence.llr).sum()
-        self._offset = posterior.log_evidence.to(held) - held
+        self._offset = posterior.log_evidence.to(held) - held + self._absent_bound(evidence.llr)
         with torch.no_grad():
-            self._factor.support_log_odds.copy_(posterior.log_odds)
+            self._factor.support_log_odds.copy_(self.place.gather(posterior.log_odds))
         self._accept(evidence, second_moment)
 
     def _module_a(self, second_moment: Tensor) -> ModuleA:

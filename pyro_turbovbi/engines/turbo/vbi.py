@@ -117,8 +117,8 @@ class TurboVBI:
         self.guide = turbo_guide(self.model, *args, init_scale=self.settings.init_scale, **kwargs)
         self._factors = list(self.guide)
         self.sites = {f.name: self._make_site(f) for f in self._factors}
-        gated = [site for site in self.sites.values() if isinstance(site, GatedSpikeSlab)]
-        self.gates = SharedGates(gated, self.guide.gate_factors, self.settings) if gated else None
+        factors = self.guide.gate_factors
+        self.gates = SharedGates(factors, self.settings) if factors else None
         self._others = self._other_parameters(*args, **kwargs)
         self._optimizer = self._make_optimizer()
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
@@ -189,7 +189,8 @@ class TurboVBI:
         for name, site in self.sites.items():
             site.exchange(second_moments[name])
         if self.gates is not None:
-            self.gates.exchange(second_moments, self.progress)
+            gated = [site for site in self.sites.values() if isinstance(site, GatedSpikeSlab)]
+            self.gates.exchange(gated, second_moments, self.progress)
 
     @torch.no_grad()
     def _closed_form_updates(self, second_moments: list[Tensor]) -> None:

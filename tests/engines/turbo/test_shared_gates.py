@@ -34,13 +34,13 @@ def gated_site() -> tuple[GatedSpikeSlab, ThreeLayerFactor, SharedGates]:
     assert isinstance(factor, ThreeLayerFactor)
     state = GatedSpikeSlab(site, factor, SETTINGS)
     gates = [GateFactor(g, init) for g in (behind.rows, behind.columns) if g is not None]
-    return state, factor, SharedGates([state], gates, SETTINGS)
+    return state, factor, SharedGates(gates, SETTINGS)
 
 
 def test_before_their_time_gates_are_open_and_the_site_is_an_ordinary_one() -> None:
     state, factor, gates = gated_site()
     moments = factor.second_moment().detach()
-    gates.exchange({"w": moments}, progress=0.0)
+    gates.exchange([state], {"w": moments}, progress=0.0)
     plain_site = WeightSite("w", factor.loc.shape, PRIOR, factor.loc.detach().clone())
     plain = make_site(plain_site, make_factor(plain_site, init_scale=0.03), SETTINGS)
     assert isinstance(plain, SpikeSlab)
@@ -52,7 +52,7 @@ def test_before_their_time_gates_are_open_and_the_site_is_an_ordinary_one() -> N
 def test_units_and_inputs_without_weights_are_closed_whole() -> None:
     state, factor, gates = gated_site()
     for _ in range(5):
-        gates.exchange({"w": factor.second_moment().detach()}, progress=0.6)
+        gates.exchange([state], {"w": factor.second_moment().detach()}, progress=0.6)
     assert (gates.log_odds["units"] > 0).tolist() == [True, True, False, False]
     assert (gates.log_odds["input"] > 0).tolist() == [True] * 5 + [False] * 5
     assert bool((state.probs[:2, :5] > 0.99).all())
@@ -67,7 +67,7 @@ def test_q_is_the_posterior_over_three_states() -> None:
     """Element by element, against Bayes' rule with the messages as the prior."""
     state, factor, gates = gated_site()
     moments = factor.second_moment().detach()
-    gates.exchange({"w": moments}, progress=0.6)
+    gates.exchange([state], {"w": moments}, progress=0.6)
     opened, own = (message.sigmoid() for message in state.messages)
     laws = (*state.components, state.closed)
     prior = torch.stack([opened * own, opened * (1 - own), 1 - opened])
@@ -81,7 +81,7 @@ def test_q_is_the_posterior_over_three_states() -> None:
 def test_the_slope_of_the_elbo_part_is_the_expected_precision() -> None:
     state, factor, gates = gated_site()
     moments = factor.second_moment().detach()
-    gates.exchange({"w": moments}, progress=0.6)
+    gates.exchange([state], {"w": moments}, progress=0.6)
     nearby = moments * (1 + 1e-6 * torch.randn_like(moments))
     before, tangent = state.prior_bound(moments), state.prior_bound(nearby)
     state.refresh(nearby)
@@ -106,8 +106,8 @@ def test_rescaling_a_weight_and_its_prior_changes_no_support() -> None:
         assert isinstance(factor, ThreeLayerFactor)
         state = GatedSpikeSlab(site, factor, SETTINGS)
         assert behind.rows is not None
-        gates = SharedGates([state], [GateFactor(behind.rows, init)], SETTINGS)
-        gates.exchange({"w": factor.second_moment().detach()}, progress=0.6)
+        gates = SharedGates([GateFactor(behind.rows, init)], SETTINGS)
+        gates.exchange([state], {"w": factor.second_moment().detach()}, progress=0.6)
         results.append(state.probs)
     torch.testing.assert_close(results[0], results[1])
 

@@ -1,0 +1,101 @@
+"""Re-ordered networks compute the same, and their supports are more regular."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_turbovbi.compression.masking import masked
+from pyro_turbovbi.compression.order import reorder
+from pyro_turbovbi.compression.regularity import regularity
+
+
+class Residual(nn.Module):
+    """Two blocks that are added, with batch norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 12, 3, padding=1)
+        self.norm = nn.BatchNorm2d(12)
+        self.inner = nn.Conv2d(12, 12, 3, padding=1)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.norm(self.stem(x)))
+        h = h + torch.tanh(self.inner(h))
+        return self.head(h.mean((2, 3)))
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(20, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 24), nn.ReLU(),
+        nn.Linear(24, 5),
+    )  # fmt: skip
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(64, 12), nn.PReLU(12), nn.Linear(12, 3),
+    )  # fmt: skip
+
+
+NETS = {"mlp": mlp, "conv": convolutional, "residual": Residual}
+
+
+def shuffled_bands(net: nn.Module) -> dict[str, Tensor]:
+    """Units that keep neighbouring weights, in random order: a support that order makes regular."""
+    masks = {}
+    for name, parameter in net.named_parameters():
+        if parameter.dim() < 2:
+            continue
+        out, columns = parameter.shape[:2]
+        each = 4 if columns == 64 else 1  # the pixels of a channel behind the flattening
+        into = columns // each
+        near = (torch.arange(out)[:, None] / out - torch.arange(into) / into).abs() < 0.12
+        shuffled = near[torch.randperm(out)][:, torch.randperm(into)].repeat_interleave(each, 1)
+        spread = shuffled.view(*shuffled.shape, *(1,) * (parameter.dim() - 2))
+        masks[name] = spread.expand_as(parameter).clone()
+    return masks
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_re_ordered_net_computes_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    net = NETS[name]()
+    x = torch.randn(64, 20) if name == "mlp" else torch.randn(64, 2, 6, 6)
+    net(x)  # batch statistics that are not all alike
+    masks = shuffled_bands(net)
+    found = reorder(net, masks)
+    assert found.orders
+    expected = masked(net, masks).double()(x.double())
+    actual = masked(found.net, found.masks).double()(x.double())
+    torch.testing.assert_close(actual, expected)
+    for key, mask in masks.items():
+        assert found.masks[key].sum() == mask.sum()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_supports_have_fewer_clusters(name: str) -> None:
+    torch.manual_seed(0)
+    net = NETS[name]()
+    found = reorder(net, shuffled_bands(net))
+    assert found.after.clusters < found.before.clusters
+    assert found.after.clusters == sum(regularity(m).clusters for m in found.masks.values())
+    assert f"{found.before.clusters} -> {found.after.clusters}" in repr(found)
+
+
+def test_inputs_and_outputs_stay_in_place() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(9, 7))
+    masks = {"0.weight": torch.rand(7, 9) < 0.4}
+    found = reorder(net, masks)
+    assert not found.orders
+    assert torch.equal(found.masks["0.weight"], masks["0.weight"])
+
+
+def test_a_support_that_cannot_gain_is_left_alone() -> None:
+    net = mlp()
+    masks = {name: torch.ones_like(p) for name, p in net.named_parameters() if p.dim() > 1}
+    assert not reorder(net, masks).orders

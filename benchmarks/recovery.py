@@ -29,6 +29,7 @@ SEEDS = tuple(range(10))
 #: q(w) with independent weights, trained by Adam on full batches.
 DIAGONAL = engines.Turbo(
     lr=1e-2,
+    init_scale=0.3,
     kl_weight=1.0,
     annealing=engines.SpikeAnnealing(start=10.0, concentration=1.0, until=0.7),
 )

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pyro_turbovbi.engines.turbo.settings import TurboSettings
+from pyro_turbovbi.engines.turbo.settings import INIT_SCALE, TurboSettings
 from pyro_turbovbi.engines.turbo.site import SpikeSlab, learned_hyperparameters, make_site
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.families.factors import make_factor
@@ -120,7 +120,7 @@ class LinearGaussianState:
         self.bnn, self.settings, self.num_steps = bnn, settings, num_steps
         self.linear, self.likelihood, site = _linear_gaussian(bnn)
         self._site_name = site.name
-        self.factor = make_factor(site, settings.init_scale).double()
+        self.factor = make_factor(site, settings.init_scale or INIT_SCALE).double()
         if site.gates is not None:
             raise UnsupportedError(
                 "exact weights do not take shared unit gates",

@@ -16,7 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_turbovbi._pyro import buffers_kept
-from pyro_turbovbi.engines.turbo.settings import TurboSettings
+from pyro_turbovbi.engines.turbo.settings import INIT_SCALE, LR, TurboSettings
 from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates
 from pyro_turbovbi.engines.turbo.site import SiteState, make_site
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
@@ -114,7 +114,8 @@ class TurboVBI:
             self._create(*args, **kwargs)
 
     def _create(self, *args: Any, **kwargs: Any) -> None:
-        self.guide = turbo_guide(self.model, *args, init_scale=self.settings.init_scale, **kwargs)
+        scale = self.settings.init_scale or INIT_SCALE
+        self.guide = turbo_guide(self.model, *args, init_scale=scale, **kwargs)
         self._factors = list(self.guide)
         self.sites = {f.name: self._make_site(f) for f in self._factors}
         factors = self.guide.gate_factors
@@ -289,7 +290,9 @@ class TurboVBI:
         log_scales = [factor.log_scale for factor in self._factors]
         groups: list[dict[str, Any]] = [{"params": locs + self._others}, {"params": log_scales}]
         if self._optim is None:
-            optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=True)
+            optimizer: torch.optim.Optimizer = torch.optim.Adam(
+                groups, lr=settings.lr or LR, fused=True
+            )
         else:
             arguments = self._optim.pt_optim_args
             if callable(arguments):

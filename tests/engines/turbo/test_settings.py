@@ -68,7 +68,7 @@ def test_message_interval_follows_the_length_of_training(steps: int, interval: i
     [
         (
             {"lr": 0.0},
-            "Turbo setting 'lr' is out of range; given: 0.0; accepted: a positive number",
+            "Turbo setting 'lr' is out of range; given: 0.0; accepted: a positive number, or None",
         ),
         (
             {"damping": 1.0},
@@ -100,12 +100,17 @@ def test_wrong_annealing_is_refused() -> None:
         SpikeAnnealing(start=0.5)
 
 
-def test_classifiers_are_colder_by_default_and_what_is_given_stays() -> None:
+def test_defaults_suit_the_model_and_what_is_given_stays() -> None:
     net = torch.nn.Linear(3, 2)
     classifier = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.ThreeLayer())
     regression = ptv.lift(net, likelihood=likelihoods.Gaussian(), prior=priors.ThreeLayer())
-    settings = TurboSettings(lr=1e-2)
-    for model, weight in ((classifier, 0.2), (regression, 1.0), (lambda: None, 1.0)):
-        assert settings.completed(model) == replace(settings, kl_weight=weight)
-        assert TurboSettings(kl_weight=0.7).completed(model).kl_weight == 0.7
-        assert TurboVBI(model).settings.kl_weight == weight
+    cases = (
+        (classifier, {"lr": 4e-3, "init_scale": 0.3, "kl_weight": 0.2}),
+        (regression, {"lr": 1e-2, "init_scale": 0.1, "kl_weight": 1.0}),
+        (lambda: None, {"lr": 4e-3, "init_scale": 0.3, "kl_weight": 1.0}),
+    )
+    given = TurboSettings(lr=0.5, init_scale=0.6, kl_weight=0.7)
+    for model, suited in cases:
+        assert TurboSettings().completed(model) == replace(TurboSettings(), **suited)
+        assert TurboVBI(model).settings == replace(TurboSettings(), **suited)
+        assert given.completed(model) == given

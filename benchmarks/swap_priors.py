@@ -31,7 +31,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -94,10 +94,7 @@ class Method:
             "batch": lenet.BATCH,
         }
         if self.engine == "turbo":
-            settings = asdict(self.make_engine(1))  # type: ignore[call-overload]
-            # Not what is left to its default by None, nor what belongs to shared gates alone.
-            given = {k: v for k, v in settings.items() if v is not None and k != "gates_from"}
-            return recipe | {"settings": json.loads(json.dumps(given))}
+            return recipe | {"kl_weight": self.kl_weight}  # the rest are the defaults
         return recipe | {"lr": self.lr, "decay": DECAY}
 
 

@@ -13,7 +13,14 @@ Turbo-VBI or with stock Pyro SVI, compare them, and take home a smaller network:
 """
 
 from pyro_turbovbi import distributions, engines, errors, kernels, likelihoods, priors, supports
-from pyro_turbovbi.compression import Compressed, Regularity, load, regularity
+from pyro_turbovbi.compression import (
+    Compressed,
+    LoadedPosterior,
+    Regularity,
+    load,
+    load_posterior,
+    regularity,
+)
 from pyro_turbovbi.diagnostics import Comparison, compare
 from pyro_turbovbi.engines import TurboVBI
 from pyro_turbovbi.errors import TurboVBIError
@@ -32,6 +39,7 @@ __all__ = [
     "EpochRecord",
     "Fit",
     "History",
+    "LoadedPosterior",
     "Prediction",
     "Recipe",
     "Regularity",
@@ -47,6 +55,7 @@ __all__ = [
     "lift",
     "likelihoods",
     "load",
+    "load_posterior",
     "priors",
     "regularity",
     "supports",

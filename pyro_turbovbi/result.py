@@ -237,7 +237,9 @@ class Fit:
         if not isinstance(inputs, Tensor):
             raise InvalidArgumentError("compress needs a net with one input", given=list(inputs))
         device = next(self.bnn.net.parameters()).device
-        return compress(self.mean_net(), self.masks(keep), inputs[:VERIFIED_ROWS].to(device))
+        x = inputs[:VERIFIED_ROWS].to(device)
+        scales = self.posterior.scale()
+        return compress(self.mean_net(), self.masks(keep), x, scales=scales)
 
 
 def support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:

@@ -28,6 +28,8 @@ TESTED_ELSEWHERE = {
     "pyro_turbovbi.compression.liveness": "tests/compression/test_shrink.py",
     "pyro_turbovbi.compression.stages": "tests/compression/test_shrink.py",
     "pyro_turbovbi.compression.report": "tests/compression/test_compressed.py",
+    # One of the two codings of a file: all of its tests run over both.
+    "pyro_turbovbi.compression.plain": "tests/compression/test_artifact.py",
     # Protocols alone, without code: tested through what implements and what uses them.
     "pyro_turbovbi.diagnostics.protocols": "tests/diagnostics/test_evaluation.py",
     "pyro_turbovbi.engines.protocol": "tests/contract/test_engines.py",
@@ -85,6 +87,16 @@ def test_the_support_prior_of_your_own_runs() -> None:
     names: dict[str, Any] = {"__name__": "own_support"}
     exec(compile(source, "own-support.md", "exec"), names)
     assert names["pairs"].any(0).tolist() == [[n == 2] * 2 for n in range(6)]
+
+
+def test_the_page_on_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "\n".join(python_blocks(ROOT / "docs" / "deploy.md"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(with_few_epochs(source), "deploy.md", "exec"), names)
+    assert names["draws"].shape == (32, len(names["test"].x), 10)
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.ptv")}
+    assert sizes["rough"] == names["rough"].report.bytes < sizes["uncertain"] < sizes["exact"]
 
 
 def test_versions_agree() -> None:

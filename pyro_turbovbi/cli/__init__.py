@@ -1,4 +1,4 @@
-"""The command line: `python -m pyro_turbovbi demo` and `run`."""
+"""The command line: `python -m pyro_turbovbi demo`, `run` and `inspect`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyro_turbovbi.cli.demo import RECIPES, run_demo
+from pyro_turbovbi.cli.inspect import inspect_file
 from pyro_turbovbi.cli.run import run_recipe
 from pyro_turbovbi.errors import TurboVBIError
 
@@ -61,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--out", type=Path, metavar="FILE", help="where the compressed net goes")
     run.set_defaults(command=_run)
+    inspect = commands.add_parser("inspect", help="say what a saved network holds; runs no code")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="a file from Compressed.save")
+    inspect.set_defaults(command=_inspect)
     return parser
 
 
@@ -70,3 +74,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     run_recipe(options.recipe, epochs=options.epochs, out=options.out)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    print(inspect_file(options.file))

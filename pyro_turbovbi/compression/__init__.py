@@ -3,19 +3,24 @@
 This package takes plain networks and masks: it knows nothing of how they were trained.
 """
 
-from pyro_turbovbi.compression.artifact import load
+from pyro_turbovbi.compression.artifact import load, load_posterior
 from pyro_turbovbi.compression.compressed import Compressed, compress
 from pyro_turbovbi.compression.masking import masked
+from pyro_turbovbi.compression.quantisation import Quantisation
 from pyro_turbovbi.compression.regularity import Regularity, regularity
 from pyro_turbovbi.compression.report import CompressionReport
 from pyro_turbovbi.compression.shrink import shrink
+from pyro_turbovbi.compression.uncertainty import LoadedPosterior
 
 __all__ = [
     "Compressed",
     "CompressionReport",
+    "LoadedPosterior",
+    "Quantisation",
     "Regularity",
     "compress",
     "load",
+    "load_posterior",
     "masked",
     "regularity",
     "shrink",

@@ -1,63 +1,56 @@
 """One file for a compressed network, readable without pickle.
 
-The file is a safetensors file with one metadata entry, `pyro_turbovbi`: JSON with the format
-version, the layers (type and constructor arguments, from a closed list) and a SHA-256 digest over
-the layers and all tensors. A file that was cut off, altered or written by something else is
-refused. Tensors are named `<layer>/<tensor>/<part>`.
+There are two codings. The plain one is a safetensors file that holds every value exactly (see
+`plain`); the compact one is several times smaller and needs the package `constriction` on both
+sides (see `compact`). A reader tells them apart by the first bytes. Either has a version, a
+manifest over a closed list of layers, and a checksum; a file that was cut off, altered or written
+by something else is refused with `ArtifactError` and takes no more memory than its size justifies.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save as write_safetensors
 from torch import Tensor, nn
 
-from pyro_turbovbi.compression.encoding import (
-    decode,
-    decode_selection,
-    encode,
-    encode_selection,
-)
-from pyro_turbovbi.compression.layers import (
-    LAYERS_BY_NAME,
-    InputSelect,
-    check_layer,
-    config_of,
-    rebuild,
-)
-from pyro_turbovbi.errors import ArtifactError, UnsupportedError
-
-KEY = "pyro_turbovbi"
-"""The metadata entry that holds the manifest."""
-VERSION = 1
-"""Version of the format; a reader refuses versions that it does not know."""
-
-Layers = list[dict[str, Any]]
-"""The manifest's description of a network: name, type, config and tensor codings of every layer."""
+from pyro_turbovbi.compression.compact import read_compact, write_compact
+from pyro_turbovbi.compression.container import MAGIC
+from pyro_turbovbi.compression.layers import check_layer
+from pyro_turbovbi.compression.plain import read_plain, write_plain
+from pyro_turbovbi.compression.quantisation import Step
+from pyro_turbovbi.compression.stored import Stored
+from pyro_turbovbi.compression.uncertainty import LoadedPosterior
+from pyro_turbovbi.errors import ArtifactError, InvalidArgumentError, UnsupportedError
 
 
-def serialise(module: nn.Module) -> bytes:
+def serialise(
+    module: nn.Module,
+    *,
+    coding: str = "plain",
+    steps: Mapping[str, Step] | None = None,
+    scales: Mapping[str, Tensor] | None = None,
+) -> bytes:
     """Writes a compressed network to bytes.
 
     Args:
         module: A flat `Sequential` of listed layers, as `shrink` returns it.
+        coding: `"plain"` or `"compact"`.
+        steps: Steps of the grids on which parameters lie, by parameter name; the compact form
+            stores such parameters as whole multiples. None or a parameter off its grid: exact
+            values.
+        scales: Posterior standard deviations to keep, by parameter name.
 
     Returns:
         The content of the file; equal networks give equal bytes.
 
     Raises:
-        UnsupportedError: If the network is not a flat `Sequential` of listed layers.
+        UnsupportedError: If the network is not a flat `Sequential` of listed layers, or the package
+            `constriction` is needed and not installed.
+        InvalidArgumentError: If the coding is unknown.
     """
     if type(module) is not nn.Sequential:
         raise UnsupportedError(
@@ -65,19 +58,16 @@ def serialise(module: nn.Module) -> bytes:
             given=type(module).__name__,
             accepted="the module that `shrink` or `compress` returns",
         )
-    layers: Layers = []
-    tensors: dict[str, Tensor] = {}
     for name, layer in module.named_children():
         check_layer(layer, name)
-        codings, parts = _encode_layer(layer)
-        config = config_of(layer)
-        layers.append({"name": name, "type": type(layer).__name__, "config": config} | codings)
-        tensors |= {f"{name}/{part}": tensor for part, tensor in parts.items()}
-    manifest = {"version": VERSION, "layers": layers, "sha256": _digest(layers, tensors)}
-    return write_safetensors(tensors, {KEY: json.dumps(manifest, separators=(",", ":"))})
+    if coding == "plain":
+        return write_plain(module, scales or {})
+    if coding == "compact":
+        return write_compact(module, steps or {}, scales or {})
+    raise InvalidArgumentError("unknown coding", given=coding, accepted='"plain", "compact"')
 
 
-def deserialise(content: bytes) -> nn.Sequential:
+def deserialise(content: bytes) -> nn.Module:
     """Reads a compressed network from bytes.
 
     Args:
@@ -88,24 +78,40 @@ def deserialise(content: bytes) -> nn.Sequential:
 
     Raises:
         ArtifactError: If the bytes are damaged, of an unknown version, or not one of ours.
+        UnsupportedError: If the package `constriction` is needed and not installed.
+    """
+    return read(content).module
+
+
+def read(content: bytes) -> Stored:
+    """Reads everything that a file holds.
+
+    Args:
+        content: What `serialise` returned.
+
+    Returns:
+        The network, its standard deviations, and what every tensor takes.
+
+    Raises:
+        ArtifactError: If the bytes are damaged, of an unknown version, or not one of ours.
+        UnsupportedError: If the package `constriction` is needed and not installed.
     """
     try:
-        return _deserialise(content)
-    except ArtifactError:
+        return (read_compact if content.startswith(MAGIC) else read_plain)(content)
+    except (ArtifactError, UnsupportedError):
         raise
-    except (
-        SafetensorError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # the content is anybody's: whatever it leads to is its fault
         raise ArtifactError(f"the file is damaged or not a saved network: {error}") from error
 
 
-def save(module: nn.Module, path: str | os.PathLike[str]) -> int:
+def save(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    coding: str = "plain",
+    steps: Mapping[str, Step] | None = None,
+    scales: Mapping[str, Tensor] | None = None,
+) -> int:
     """Saves a compressed network to a file, all or nothing.
 
     The file appears under its name only when it is complete; an existing file stays intact until
@@ -114,15 +120,20 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> int:
     Args:
         module: A flat `Sequential` of listed layers, as `shrink` returns it.
         path: Where to write.
+        coding: See `serialise`.
+        steps: See `serialise`.
+        scales: See `serialise`.
 
     Returns:
         The number of bytes.
 
     Raises:
-        UnsupportedError: If the network is not a flat `Sequential` of listed layers.
+        UnsupportedError: If the network is not a flat `Sequential` of listed layers, or the package
+            `constriction` is needed and not installed.
+        InvalidArgumentError: If the coding is unknown.
         OSError: If the file cannot be written.
     """
-    content = serialise(module)
+    content = serialise(module, coding=coding, steps=steps, scales=scales)
     target = Path(path)
     draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
@@ -149,80 +160,31 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         ArtifactError: If the file is damaged, of an unknown version, or not one of ours.
+        UnsupportedError: If the package `constriction` is needed and not installed.
         OSError: If the file cannot be read.
     """
     return deserialise(Path(path).read_bytes())
 
 
-def _encode_layer(layer: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if isinstance(layer, InputSelect):
-        return {}, {"keep": encode_selection(layer)}
-    codings: dict[str, Any] = {}
-    parts: dict[str, Tensor] = {}
-    for name, tensor in layer.state_dict().items():
-        codings[name], coded = encode(tensor.cpu())
-        parts |= {f"{name}/{part}": t for part, t in coded.items()}
-    return ({"tensors": codings} if codings else {}), parts
+def load_posterior(path: str | os.PathLike[str]) -> LoadedPosterior:
+    """Loads a network with its uncertainty, saved by `Compressed.save(path, uncertainty=True)`.
 
+    Args:
+        path: The file.
 
-def _deserialise(content: bytes) -> nn.Sequential:
-    manifest = _manifest(content)
-    tensors = parse_safetensors(content)
-    layers = manifest["layers"]
-    if manifest["sha256"] != _digest(layers, tensors):
-        raise ArtifactError("the file is damaged: its content does not have the recorded digest")
-    network = nn.Sequential()
-    for entry in layers:
-        own = f"{entry['name']}/"
-        parts = {k.removeprefix(own): t for k, t in tensors.items() if k.startswith(own)}
-        network.add_module(entry["name"], _decode_layer(entry, parts))
-    return network.eval()
+    Returns:
+        The network and the standard deviations of its weights, on the CPU.
 
-
-def _manifest(content: bytes) -> dict[str, Any]:
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    try:
-        manifest = json.loads(header["__metadata__"][KEY])
-    except (LookupError, TypeError) as error:
+    Raises:
+        ArtifactError: If the file is damaged, of an unknown version, not one of ours, or holds no
+            standard deviations.
+        UnsupportedError: If the package `constriction` is needed and not installed.
+        OSError: If the file cannot be read.
+    """
+    stored = read(Path(path).read_bytes())
+    if not stored.scales:
         raise ArtifactError(
-            "the file was not written by pyro_turbovbi", accepted="a file from Compressed.save"
-        ) from error
-    if manifest["version"] != VERSION:
-        raise ArtifactError(
-            "the file has an unknown version", given=manifest["version"], accepted=[VERSION]
+            "the file holds no standard deviations",
+            accepted="a file from Compressed.save(path, uncertainty=True)",
         )
-    return dict(manifest)
-
-
-def _decode_layer(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> nn.Module:
-    if entry["type"] not in LAYERS_BY_NAME:
-        raise ArtifactError(
-            "the file has an unknown layer type", given=entry["type"], accepted=LAYERS_BY_NAME
-        )
-    line, config = LAYERS_BY_NAME[entry["type"]], entry["config"]
-    cls = line.cls
-    if set(config) != set(line.settings):
-        raise ArtifactError(
-            f"the file has a {cls.__name__} with the wrong settings",
-            given=sorted(config),
-            accepted=line.settings,
-        )
-    if cls is InputSelect:
-        state = {"indices": decode_selection(parts["keep"], config["size"], config["count"])}
-        return rebuild(cls, config, state)
-    state = {}
-    for name, description in entry.get("tensors", {}).items():
-        own = f"{name}/"
-        coded = {k.removeprefix(own): t for k, t in parts.items() if k.startswith(own)}
-        state[name] = decode(description, coded)
-    return rebuild(cls, config, state)
-
-
-def _digest(layers: Layers, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return LoadedPosterior(stored.module, stored.scales)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from pyro_turbovbi.batches import Data, as_tensors
 from pyro_turbovbi.compression.artifact import save, serialise
 from pyro_turbovbi.compression.chain import chain_of
 from pyro_turbovbi.compression.masking import masked
@@ -19,10 +20,18 @@ from pyro_turbovbi.compression.measure import (
     parameters_of,
     structure_of,
 )
+from pyro_turbovbi.compression.quantisation import Loss, Quantisation, loss_on, search
 from pyro_turbovbi.compression.regularity import Regularity, regularity
 from pyro_turbovbi.compression.report import CompressionReport
 from pyro_turbovbi.compression.shrink import cut_masked
-from pyro_turbovbi.errors import InvalidDataError, UnsupportedError, VerificationError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    ShapeError,
+    SiteError,
+    UnsupportedError,
+    VerificationError,
+)
 
 TOLERANCE = 1e-5
 """Accepted deviation of the cut network, relative to the largest output of the masked network."""
@@ -40,29 +49,110 @@ class Compressed:
         report: What was gained.
         masks: What is left of the masks: original parameter name to boolean tensor of the cut
             parameter's shape.
+        names: Original parameter name to its name in `module`, for those in `masks` that have
+            another name there.
+        scales: Posterior standard deviations by parameter name of `module`, shapes as the
+            parameters'; zero where a weight is zero. Empty if none were given.
+        quantisation: How `quantise` rounded the weights; None if they are as they were fitted.
     """
 
     module: nn.Module
     report: CompressionReport
     masks: dict[str, Tensor]
+    names: dict[str, str] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
+    quantisation: Quantisation | None = None
 
-    def save(self, path: str | os.PathLike[str]) -> int:
-        """Saves the network to one file, all or nothing; `load` reads it back.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        coding: str | None = None,
+        uncertainty: bool = False,
+    ) -> int:
+        """Saves the network to one file, all or nothing; `load` reads it back bit for bit.
 
         Args:
             path: Where to write.
+            coding: `"plain"` (safetensors; readable without further packages) or `"compact"`
+                (entropy coded; needs the extra `compress` in writing and reading). Default: compact
+                for a quantised network, plain for others.
+            uncertainty: Whether the standard deviations travel along, for `load_posterior`.
 
         Returns:
             The number of bytes.
 
         Raises:
+            UnsupportedError: If the network is no chain of layers, or the coding needs a package
+                that is not installed.
+            InvalidArgumentError: If the coding is unknown, or there are no standard deviations.
             OSError: If the file cannot be written.
         """
-        return save(self.module, path)
+        if uncertainty and not self.scales:
+            raise InvalidArgumentError(
+                "there are no standard deviations to save",
+                accepted="uncertainty=False, or a posterior that has them (`compress(scales=...)`)",
+            )
+        return save(
+            self.module,
+            path,
+            coding=coding or ("plain" if self.quantisation is None else "compact"),
+            steps=None if self.quantisation is None else self.quantisation.steps,
+            scales=self.scales if uncertainty else None,
+        )
+
+    def quantise(
+        self, validation: Data, *, tolerance: float, loss: Loss | None = None
+    ) -> Compressed:
+        """Rounds the weights as far as the posterior and validation data allow.
+
+        The step of every layer's grid is c times the standard deviation of its weights (see
+        `quantisation`); c is the largest whose loss is within the tolerance. The module of the
+        result carries the rounded weights: what is saved is what was validated. Weights that round
+        to zero are gone; nothing is cut anew.
+
+        Args:
+            validation: Data (x, y) that the fit has not seen.
+            tolerance: By how much the loss may grow, in its units.
+            loss: Maps outputs and targets of all points to a scalar. Default: the cross entropy in
+                nats for integer targets (outputs are logits), otherwise the root mean square error.
+                `diagnostics.error_rate` counts errors, which on few points is a matter of luck.
+
+        Returns:
+            A new result; its report counts the bytes of the compact file, and its largest
+                deviation is that from the masked network on the validation inputs.
+
+        Raises:
+            UnsupportedError: If the extra `compress` is not installed.
+            InvalidArgumentError: If the tolerance is negative, or the network has several inputs.
+            VerificationError: If even the finest rounding costs more.
+        """
+        x, y = as_tensors(validation)
+        if not isinstance(x, Tensor):
+            raise InvalidArgumentError("quantise needs a net with one input", given=list(x))
+        module, how = search(self.module, self.scales, loss_on(x, y, loss), tolerance)
+        own = {name: self.names.get(name, name) for name in self.masks}
+        left = {name: module.get_parameter(own[name]).detach() != 0 for name in own}
+        kept = {own[name]: mask for name, mask in left.items()}
+        return Compressed(
+            module,
+            _requantised(self.report, module, how, left, _deviation(self.module, module, x)),
+            left,
+            self.names,
+            {name: s * kept[name] if name in kept else s for name, s in self.scales.items()},
+            how,
+        )
 
     def __repr__(self) -> str:
         """The report as a table."""
-        return f"Compressed\n{self.report}"
+        how = self.quantisation
+        quantised = (
+            ""
+            if how is None
+            else f"\nweights in steps of {how.coarseness:.3g} posterior standard deviations: "
+            f"validation loss {how.loss:.4g}, exact {how.loss_exact:.4g}"
+        )
+        return f"Compressed\n{self.report}{quantised}"
 
 
 def compress(
@@ -70,6 +160,7 @@ def compress(
     masks: Mapping[str, Tensor],
     inputs: Tensor,
     *,
+    scales: Mapping[str, Tensor] | None = None,
     measure_latency: bool = True,
 ) -> Compressed:
     """Cuts a network down to what its masks keep, and checks and measures the result.
@@ -81,6 +172,8 @@ def compress(
         masks: Parameter name to mask of the parameter's shape: kept weights True or 1.
         inputs: Inputs to check and measure on, shape (points, ...); all of them are checked,
             besides random inputs of the same shape and scale.
+        scales: Posterior standard deviations, parameter name to tensor of the parameter's shape:
+            `Compressed.quantise` and `Compressed.save(uncertainty=True)` use them.
         measure_latency: Whether to time a batch of up to 256 of the inputs through the original and
             the cut network.
 
@@ -105,7 +198,10 @@ def compress(
     if measure_latency:
         timed = latency_of([copy.deepcopy(net).eval(), cut.module], example)
     report = _report(net, cut.module, masks, left, example, timed, error)
-    return Compressed(cut.module, report, left)
+    names = {name: own for name in masks if (own := cut.name_of(name)) != name}
+    _check_scales(net, scales or {})
+    deviations = {cut.name_of(name): s for name, s in cut.cut_like(scales or {}).items()}
+    return Compressed(cut.module, report, left, names, deviations)
 
 
 def _report(
@@ -138,6 +234,56 @@ def _report(
         latency_batch=example.shape[0],
         max_error=error,
     )
+
+
+def _requantised(
+    report: CompressionReport,
+    module: nn.Module,
+    how: Quantisation,
+    masks: Mapping[str, Tensor],
+    deviation: float,
+) -> CompressionReport:
+    by_layer = {name: regularity(mask) for name, mask in masks.items()}
+    return replace(
+        report,
+        kept=sum(part.kept for part in by_layer.values()),
+        regularity=by_layer,
+        regularity_total=Regularity.total(by_layer.values()),
+        bytes=len(serialise(module, coding="compact", steps=how.steps)),
+        max_error=report.max_error + deviation,
+    )
+
+
+def _deviation(exact: nn.Module, rounded: nn.Module, inputs: Tensor) -> float:
+    """The largest deviation on some inputs, relative to the largest output."""
+    device = next(exact.parameters()).device
+    with torch.inference_mode():
+        pairs = [(exact(x), rounded(x)) for x in inputs.to(device).split(BATCH)]
+    largest = max(float(a.abs().max()) for a, _ in pairs)
+    deviation = max(float((a - b).abs().max()) for a, b in pairs)
+    return deviation / largest if largest else deviation
+
+
+def _check_scales(net: nn.Module, scales: Mapping[str, Tensor]) -> None:
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    for name, scale in scales.items():
+        if name not in parameters:
+            raise SiteError(
+                "scales are given for a parameter that the network does not have",
+                given=name,
+                accepted=parameters,
+            )
+        if scale.shape != parameters[name].shape:
+            raise ShapeError(
+                f"the scales of '{name}' do not have the shape of their parameter",
+                given=str(tuple(scale.shape)),
+                accepted=str(tuple(parameters[name].shape)),
+            )
+        if not bool((scale.isfinite() & (scale >= 0)).all()):
+            raise InvalidDataError(
+                f"the scales of '{name}' hold negative numbers, NaN or infinity",
+                accepted="standard deviations",
+            )
 
 
 def verify(pruned: nn.Module, cut: nn.Module, inputs: Tensor) -> float:

@@ -14,7 +14,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from pyro_turbovbi.errors import UnsupportedError
+from pyro_turbovbi.errors import ArtifactError, UnsupportedError
 
 Config = dict[str, object]
 """Constructor arguments of a layer: numbers, strings, booleans, None and lists of them."""
@@ -215,11 +215,52 @@ def rebuild(
         RuntimeError: If the tensors do not fit the configuration.
         TypeError: If the configuration is not one of this type.
     """
-    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
-    with torch.device("meta"):
-        layer = cls(**arguments)
+    layer = blank(cls, config)
     layer.load_state_dict(dict(state), strict=True, assign=True)
     return layer.eval()
+
+
+def blank(cls: type[nn.Module], config: Mapping[str, object]) -> nn.Module:
+    """Builds a layer without memory for its tensors: their shapes alone.
+
+    Args:
+        cls: A listed type.
+        config: Its constructor arguments, as from `config_of`.
+
+    Returns:
+        The layer on torch's `meta` device.
+
+    Raises:
+        TypeError: If the configuration is not one of this type.
+    """
+    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
+    with torch.device("meta"):
+        return cls(**arguments)
+
+
+def listed_type(name: object, config: object) -> type[nn.Module]:
+    """The class of a layer that a file describes.
+
+    Args:
+        name: The class name in the file.
+        config: The constructor arguments in the file.
+
+    Returns:
+        A class of the list, whose arguments have the names that are given.
+
+    Raises:
+        ArtifactError: If there is no such layer, or its arguments have other names.
+    """
+    if not isinstance(name, str) or name not in LAYERS_BY_NAME:
+        raise ArtifactError(
+            "the file has an unknown layer type", given=name, accepted=LAYERS_BY_NAME
+        )
+    line = LAYERS_BY_NAME[name]
+    if not isinstance(config, dict) or set(config) != set(line.settings):
+        raise ArtifactError(
+            f"the file has a {name} with the wrong settings", given=config, accepted=line.settings
+        )
+    return line.cls
 
 
 def has_zero_padding(layer: nn.Module) -> bool:

@@ -24,10 +24,12 @@ class Cut:
     Attributes:
         module: The smaller network in evaluation mode.
         names: Dotted module path in the original network to the layer's name in `module`.
+        kept: The same path to the kept outputs and inputs of a weighted layer, two boolean vectors.
     """
 
     module: nn.Sequential
     names: dict[str, str]
+    kept: dict[str, tuple[Tensor, Tensor]]
 
     def masks(self, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The supports that are left of some parameters.
@@ -43,6 +45,47 @@ class Cut:
             UnsupportedError: If a parameter is not part of the chain.
         """
         return {name: self._parameter(name).detach() != 0 for name in names}
+
+    def cut_like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Cuts tensors as the weights and biases that they belong to were cut.
+
+        Args:
+            tensors: Original parameter name to tensor of the parameter's shape.
+
+        Returns:
+            Original parameter name to tensor of the cut parameter's shape, without the names that
+            are no weight or bias of a weighted layer; zero where a weight is zero.
+        """
+        result = {}
+        for name, tensor in tensors.items():
+            path, _, kind = name.rpartition(".")
+            if path not in self.kept or not hasattr(self._layer(path), kind):
+                continue
+            rows, columns = self.kept[path]
+            cut = tensor.detach()[rows]
+            if kind == "weight":
+                cut = cut[:, columns].masked_fill(self._parameter(name) == 0, 0.0)
+            result[name] = cut
+        return result
+
+    def name_of(self, name: str) -> str:
+        """The name in `module` of an original parameter.
+
+        Args:
+            name: Its name in the original network.
+
+        Returns:
+            Layer and parameter.
+
+        Raises:
+            UnsupportedError: If the parameter is not part of the chain.
+        """
+        path, _, kind = name.rpartition(".")
+        self._parameter(name)
+        return f"{self.names[path]}.{kind}"
+
+    def _layer(self, path: str) -> nn.Module:
+        return self.module.get_submodule(self.names[path])
 
     def _parameter(self, name: str) -> Tensor:
         path, _, attribute = name.rpartition(".")
@@ -106,13 +149,15 @@ def cut_masked(pruned: nn.Module, example: Tensor) -> Cut:
         layers += _between(stage, stage.before, earlier.rows)
         layers.append((stage.link, _cut_weighted(stage)))
     layers += [(link, link.layer) for link in tail]
-    return _assemble(layers)
+    kept = {s.link.path: (s.rows, s.cols) for s in stages if s.link.path is not None}
+    return Cut(*_assemble(layers), kept)
 
 
 _Layers = list[tuple[Link | None, nn.Module]]
 
 
-def _assemble(layers: _Layers) -> Cut:
+def _assemble(layers: _Layers) -> tuple[nn.Sequential, dict[str, str]]:
+    """The network, and original module path to the layer's name in it."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     names: dict[str, str] = {}
     taken = {link.name for link, _ in layers if link is not None}
@@ -124,7 +169,7 @@ def _assemble(layers: _Layers) -> Cut:
             modules[link.name] = layer
             if link.path is not None:
                 names[link.path] = link.name
-    return Cut(nn.Sequential(modules).eval(), names)
+    return nn.Sequential(modules).eval(), names
 
 
 def _front(stage: Stage) -> _Layers:

@@ -9,9 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_turbovbi.compression import compress, load, masked, regularity
+from pyro_turbovbi.compression import compress, load, load_posterior, masked, regularity
 from pyro_turbovbi.compression.compressed import verify
-from pyro_turbovbi.errors import InvalidDataError, UnsupportedError, VerificationError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    ShapeError,
+    SiteError,
+    UnsupportedError,
+    VerificationError,
+)
 from tests.compression.nets import mlp, random_masks, randomise
 
 
@@ -161,3 +168,102 @@ def test_net_inputs_and_masks_are_untouched() -> None:
     assert all(torch.equal(mask, copies[1][name]) for name, mask in masks.items())
     assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
     assert net.training
+
+
+def overfitted() -> tuple[nn.Sequential, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A random net, masks with dead units, and standard deviations of its weights."""
+    net = randomise(mlp(12, 20, 3), 3)
+    assert isinstance(net, nn.Sequential)
+    masks = random_masks(net, 3)
+    scales = {
+        name: torch.rand(net.get_parameter(name).shape) * 0.05 + 0.01 for name in [*masks, "2.bias"]
+    }
+    return net, masks, scales
+
+
+def test_scales_are_cut_like_the_weights() -> None:
+    net, masks, _ = overfitted()
+    # The weights themselves as scales: then the cut must give the cut weights.
+    absolute = {name: net.get_parameter(name).detach().abs() for name in (*masks, "2.bias")}
+    result = compress(net, masks, torch.randn(9, 12), scales=absolute, measure_latency=False)
+    assert result.scales.keys() == {"0.weight", "2.weight", "2.bias"}
+    for name in masks:
+        assert torch.equal(result.scales[name], result.module.get_parameter(name).detach().abs())
+    assert torch.equal(result.scales["2.bias"], absolute["2.bias"])
+
+
+def test_scales_of_convolutions_and_nested_modules() -> None:
+    net = nn.Sequential(
+        nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+        nn.Flatten(),
+        nn.Linear(96, 4),
+    )
+    randomise(net, 1)
+    masks = random_masks(net, 1)
+    scales = {name: net.get_parameter(name).detach().abs() for name in (*masks, "0.1.weight")}
+    result = compress(net, masks, torch.randn(3, 2, 6, 6), scales=scales, measure_latency=False)
+    assert result.names == {"0.0.weight": "0_0.weight"}
+    assert result.scales.keys() == {"0_0.weight", "2.weight"}
+    for name, scale in result.scales.items():
+        assert torch.equal(scale, result.module.get_parameter(name).detach().abs())
+
+
+def test_what_is_saved_is_what_was_validated(tmp_path: Path) -> None:
+    net, masks, scales = overfitted()
+    x = torch.randn(400, 12)
+    y = masked(net, masks)(x).argmax(1)
+    small = compress(net, masks, x, scales=scales, measure_latency=False)
+    rough = small.quantise((x, y), tolerance=0.01)
+    how = rough.quantisation
+    assert how is not None
+    assert how.loss <= how.loss_exact + 0.01
+    assert rough.save(tmp_path / "net.ptv") == rough.report.bytes < small.report.bytes / 2
+    loaded = load(tmp_path / "net.ptv")
+    assert torch.equal(loaded(x), rough.module(x))
+    loss = nn.functional.cross_entropy(loaded(x), y)
+    assert float(loss.detach()) == pytest.approx(how.loss, rel=1e-5)
+    assert "posterior standard deviations" in repr(rough)
+    for name, mask in rough.masks.items():
+        assert torch.equal(mask, rough.module.get_parameter(rough.names.get(name, name)) != 0)
+        assert not bool((mask & ~small.masks[name]).any())
+    assert rough.report.kept == sum(int(mask.sum()) for mask in rough.masks.values())
+    assert 0 < rough.report.max_error < 1
+    plain = rough.save(tmp_path / "plain.ptv", coding="plain")
+    assert plain > rough.report.bytes
+    assert torch.equal(load(tmp_path / "plain.ptv")(x), rough.module(x))
+    # The exact network is untouched.
+    assert small.quantisation is None
+    assert torch.equal(small.module(x), compress(net, masks, x).module(x))
+
+
+@pytest.mark.parametrize("coding", ["plain", "compact"])
+def test_uncertainty_travels_along(coding: str, tmp_path: Path) -> None:
+    net, masks, scales = overfitted()
+    x = torch.randn(50, 12)
+    small = compress(net, masks, x, scales=scales, measure_latency=False)
+    small.save(tmp_path / "net.ptv", coding=coding, uncertainty=True)
+    posterior = load_posterior(tmp_path / "net.ptv")
+    assert torch.equal(posterior.module(x), small.module(x))
+    assert posterior.scales.keys() == small.scales.keys()
+    for name, scale in posterior.scales.items():
+        assert torch.allclose(scale, small.scales[name], rtol=0.095, atol=0)
+    assert posterior.predict(x, 4).shape == (4, 50, 3)
+
+
+def test_scales_and_uncertainty_are_checked(tmp_path: Path) -> None:
+    net, masks, scales = overfitted()
+    x = torch.randn(5, 12)
+    bad = [
+        ({"9.weight": scales["0.weight"]}, SiteError),
+        ({"0.weight": scales["2.weight"]}, ShapeError),
+        ({"0.weight": -scales["0.weight"]}, InvalidDataError),
+    ]
+    for wrong, error in bad:
+        with pytest.raises(error, match=r"given|accepted"):
+            compress(net, masks, x, scales=wrong)
+    small = compress(net, masks, x, measure_latency=False)
+    with pytest.raises(InvalidArgumentError, match="no standard deviations"):
+        small.save(tmp_path / "net.ptv", uncertainty=True)
+    with pytest.raises(InvalidArgumentError, match="one input"):
+        points = [{"a": row, "b": row, "y": row[0]} for row in x]
+        small.quantise(torch.utils.data.DataLoader(points), tolerance=0.1)  # type: ignore[arg-type]

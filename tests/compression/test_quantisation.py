@@ -1,0 +1,139 @@
+"""Quantisation: steps, what rounding costs in nats, and the search for the coarsest grid."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from pyro_turbovbi.compression.quantisation import (
+    COARSEST,
+    FINEST,
+    PER_OCTAVE,
+    Step,
+    loss_on,
+    quantised,
+    search,
+)
+from pyro_turbovbi.errors import InvalidArgumentError, VerificationError
+from tests.compression.nets import mlp, randomise
+
+
+@given(st.floats(1e-25, 1e25))
+def test_the_nearest_step_below(size: float) -> None:
+    step = Step.near(size)
+    assert 8 <= step.mantissa <= 15
+    assert step.size <= size < step.size * 9 / 8
+
+
+def test_steps_follow_the_harmonic_mean_of_the_variances() -> None:
+    net = nn.Sequential(nn.Linear(40, 30))
+    net[0].weight.data[:, ::2] = 0.0
+    scales = torch.rand(30, 40) + 0.1
+    wanted = 2.0 / scales[:, 1::2].square().reciprocal().mean().sqrt()
+    rounded, steps = quantised(net, {"0.weight": scales}, 2.0)
+    assert steps["0.weight"] == Step.near(float(wanted))
+    assert steps["0.bias"] == steps["0.weight"], "a bias lies on the grid of its weight"
+    multiples = rounded.get_parameter("0.weight") / steps["0.weight"].size
+    assert torch.equal(multiples, multiples.round())
+    assert bool((rounded.get_parameter("0.weight")[:, ::2] == 0).all())
+
+
+@pytest.mark.parametrize("coarseness", [0.25, 1.0])
+def test_rounding_costs_c_squared_over_24_nats_a_weight(coarseness: float) -> None:
+    """KL(N(rounded, s) || N(mean, s)), averaged, against the closed form for the step taken."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(300, 200, bias=False))
+    net[0].weight.data = torch.randn(200, 300, generator=generator)
+    scales = 0.02 * (1 + torch.rand(200, 300, generator=generator))
+    rounded, steps = quantised(net, {"0.weight": scales}, coarseness)
+    moved = (rounded.get_parameter("0.weight") - net[0].weight).detach()
+    cost = (moved.square() / (2 * scales.square())).mean()
+    size = steps["0.weight"].size * scales.square().reciprocal().mean().sqrt()
+    assert float(cost) == pytest.approx(float(size) ** 2 / 24, rel=0.02)
+    assert float(cost) <= coarseness**2 / 24 * 1.02
+
+
+def test_without_scales_steps_follow_the_root_mean_square() -> None:
+    net = mlp(30, 20, 5)
+    _, steps = quantised(net, {}, 1.0)
+    rms = float(net[2].weight.detach().square().mean().sqrt())
+    assert steps["2.weight"] == Step.near(rms / 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_grids_are_exact_in_every_number_type(dtype: torch.dtype) -> None:
+    net = mlp(30, 20).to(dtype)
+    rounded, steps = quantised(net, {}, 2.0**-12)
+    for name, step in steps.items():
+        exact = rounded.get_parameter(name).double() / step.size
+        assert torch.equal(exact, exact.round())
+        off = (rounded.get_parameter(name) - net.get_parameter(name)).detach().abs().max()
+        assert float(off) <= 0.51 * step.size
+
+
+def test_other_parameters_stay_as_they_are() -> None:
+    net = randomise(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.PReLU(4)), 0).eval()
+    rounded, steps = quantised(net, {}, 1.0)
+    assert steps.keys() == {"0.weight", "0.bias"}
+    for name, tensor in net.state_dict().items():
+        assert name in steps or torch.equal(rounded.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-38])
+def test_layers_of_zeros_do_no_harm(value: float) -> None:
+    net = mlp(3, 2)
+    for parameter in net.parameters():
+        parameter.data.fill_(value)
+    rounded, _ = quantised(net, {}, 1.0)
+    assert bool(torch.stack([p.isfinite().all() for p in rounded.parameters()]).all())
+
+
+def test_the_search_finds_the_edge_of_a_monotone_loss() -> None:
+    net = randomise(mlp(6, 4), 0)
+    seen: list[float] = []
+
+    def loss(module: nn.Module) -> float:
+        moved = float((module[0].weight - net[0].weight).detach().abs().mean())  # type: ignore
+        seen.append(moved)
+        return moved
+
+    _, how = search(net, {}, loss, tolerance=0.01)
+    assert how.loss_exact == 0.0
+    assert how.loss <= 0.01
+    assert len(seen) <= 3 + math.ceil(math.log2(COARSEST - FINEST))
+    coarser, _ = quantised(net, {}, how.coarseness * 2 ** (1 / PER_OCTAVE))
+    assert loss(coarser) > 0.01
+
+
+def test_the_coarsest_grid_is_taken_if_everything_is_tolerated() -> None:
+    _, how = search(mlp(3, 2), {}, lambda _: 1.0, tolerance=0.0)
+    assert how.coarseness == 2.0 ** (COARSEST / PER_OCTAVE)
+
+
+def test_refusals() -> None:
+    net = mlp(3, 2)
+    for tolerance in (-0.1, math.nan):
+        with pytest.raises(InvalidArgumentError, match="tolerance"):
+            search(net, {}, lambda _: 0.0, tolerance=tolerance)
+    with pytest.raises(VerificationError, match="larger tolerance"):
+        search(net, {}, lambda module: float(module is not net), tolerance=0.5)
+
+
+def test_default_losses() -> None:
+    net, x = mlp(4, 3), torch.randn(2500, 4)
+    classes, values = torch.randint(0, 3, (2500,)), torch.randn(2500, 3)
+    with torch.no_grad():
+        nll = nn.functional.cross_entropy(net(x), classes)
+        rmse = nn.functional.mse_loss(net(x), values).sqrt()
+        single = nn.functional.mse_loss(net(x)[:, :1], values[:, :1]).sqrt()
+    assert loss_on(x, classes, None)(net) == pytest.approx(float(nll), rel=1e-5)
+    assert loss_on(x, values, None)(net) == pytest.approx(float(rmse), rel=1e-5)
+    first = nn.Sequential(net, nn.Flatten()).eval()
+    first[0][0].weight.data, first[0][0].bias.data = net[0].weight[:1], net[0].bias[:1]
+    assert loss_on(x, values[:, 0], None)(first) == pytest.approx(float(single), rel=1e-5)
+    assert loss_on(x, classes, lambda a, b: 7.0)(net) == 7.0

@@ -28,6 +28,9 @@ TESTED_ELSEWHERE = {
     "pyro_turbovbi.compression.liveness": "tests/compression/test_shrink.py",
     "pyro_turbovbi.compression.stages": "tests/compression/test_shrink.py",
     "pyro_turbovbi.compression.report": "tests/compression/test_compressed.py",
+    "pyro_turbovbi.compression.graph_vocabulary": "tests/compression/test_graph_flow.py",
+    "pyro_turbovbi.compression.graph_partition": "tests/compression/test_graph_units.py",
+    "pyro_turbovbi.compression.graph_places": "tests/compression/test_graph_units.py",
     # One of the two codings of a file: all of its tests run over both.
     "pyro_turbovbi.compression.plain": "tests/compression/test_artifact.py",
     # Protocols alone, without code: tested through what implements and what uses them.

@@ -9,21 +9,24 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pyro_turbovbi.batches import Data, as_tensors
 from pyro_turbovbi.compression.artifact import save, serialise
-from pyro_turbovbi.compression.chain import chain_of
+from pyro_turbovbi.compression.cutting import bytes_of, cut_any, structures
+from pyro_turbovbi.compression.export import OPSET, exported, write_onnx
+from pyro_turbovbi.compression.graph import GraphCut
 from pyro_turbovbi.compression.masking import masked
 from pyro_turbovbi.compression.measure import (
     flops_of,
     latency_of,
     parameters_of,
-    structure_of,
 )
 from pyro_turbovbi.compression.quantisation import Loss, Quantisation, loss_on, search
 from pyro_turbovbi.compression.regularity import Regularity, regularity
 from pyro_turbovbi.compression.report import CompressionReport
-from pyro_turbovbi.compression.shrink import cut_masked
+from pyro_turbovbi.compression.shrink import Cut
+from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
@@ -54,6 +57,9 @@ class Compressed:
         scales: Posterior standard deviations by parameter name of `module`, shapes as the
             parameters'; zero where a weight is zero. Empty if none were given.
         quantisation: How `quantise` rounded the weights; None if they are as they were fitted.
+        surgery: What was cut out of a network that is no chain of layers, to be repeated on another
+            instance of its class; None for a chain.
+        example: Some of the inputs that the network was checked on.
     """
 
     module: nn.Module
@@ -62,6 +68,8 @@ class Compressed:
     names: dict[str, str] = field(default_factory=dict)
     scales: dict[str, Tensor] = field(default_factory=dict)
     quantisation: Quantisation | None = None
+    surgery: Surgery | None = None
+    example: Tensor | None = None
 
     def save(
         self,
@@ -71,6 +79,9 @@ class Compressed:
         uncertainty: bool = False,
     ) -> int:
         """Saves the network to one file, all or nothing; `load` reads it back bit for bit.
+
+        Of a network that is no chain of layers the file holds the tensors and what was cut:
+        `load(path, net=MyNet())` needs an uncut instance of its class.
 
         Args:
             path: Where to write.
@@ -83,8 +94,7 @@ class Compressed:
             The number of bytes.
 
         Raises:
-            UnsupportedError: If the network is no chain of layers, or the coding needs a package
-                that is not installed.
+            UnsupportedError: If the coding needs a package that is not installed.
             InvalidArgumentError: If the coding is unknown, or there are no standard deviations.
             OSError: If the file cannot be written.
         """
@@ -99,7 +109,48 @@ class Compressed:
             coding=coding or ("plain" if self.quantisation is None else "compact"),
             steps=None if self.quantisation is None else self.quantisation.steps,
             scales=self.scales if uncertainty else None,
+            surgery=self.surgery,
         )
+
+    def export(self) -> torch.export.ExportedProgram:
+        """The network as a graph of torch's operators, for batches of any size.
+
+        Returns:
+            The program; `torch.export.save` writes it.
+
+        Raises:
+            UnsupportedError: If torch cannot export the network.
+        """
+        return exported(self.module, self._example())
+
+    def to_onnx(
+        self, path: str | os.PathLike[str], *, opset: int = OPSET, check: bool = True
+    ) -> str:
+        """Writes the network as an ONNX file for batches of any size.
+
+        Args:
+            path: Where to write.
+            opset: Version of ONNX's operators.
+            check: Whether to run the file in ONNX Runtime and compare, for batches of several
+                sizes.
+
+        Returns:
+            The path.
+
+        Raises:
+            UnsupportedError: If the extra `onnx` is not installed, or the network cannot be
+                exported.
+            VerificationError: If the file computes something else by more than 1e-4 of the largest
+                output.
+        """
+        return write_onnx(self.module, self._example(), path, opset=opset, check=check)
+
+    def _example(self) -> Tensor:
+        if self.example is None:
+            raise UnsupportedError(
+                "exporting needs inputs to trace the network with", accepted="what compress returns"
+            )
+        return self.example
 
     def quantise(
         self, validation: Data, *, tolerance: float, loss: Loss | None = None
@@ -134,13 +185,16 @@ class Compressed:
         own = {name: self.names.get(name, name) for name in self.masks}
         left = {name: module.get_parameter(own[name]).detach() != 0 for name in own}
         kept = {own[name]: mask for name, mask in left.items()}
+        deviation = _deviation(self.module, module, x)
         return Compressed(
             module,
-            _requantised(self.report, module, how, left, _deviation(self.module, module, x)),
+            _requantised(self.report, module, how, left, deviation, self.surgery),
             left,
             self.names,
             {name: s * kept[name] if name in kept else s for name, s in self.scales.items()},
             how,
+            self.surgery,
+            self.example,
         )
 
     def __repr__(self) -> str:
@@ -166,9 +220,10 @@ def compress(
     """Cuts a network down to what its masks keep, and checks and measures the result.
 
     Args:
-        net: A chain of Linear, convolution, batch-norm, pooling, flatten and activation layers (a
-            `Sequential`, or a module whose `forward` applies one after the other), carrying the
-            weights to keep; it is not touched.
+        net: A network with one input tensor, carrying the weights to keep; it is not touched. A
+            chain of Linear, convolution, batch-norm, pooling, flatten and activation layers becomes
+            a `Sequential`; any other network keeps its class and `forward` and gets narrower
+            tensors.
         masks: Parameter name to mask of the parameter's shape: kept weights True or 1.
         inputs: Inputs to check and measure on, shape (points, ...); all of them are checked,
             besides random inputs of the same shape and scale.
@@ -183,51 +238,53 @@ def compress(
     Raises:
         VerificationError: If the cut network deviates from the masked one by more than 1e-5 of the
             largest output.
-        UnsupportedError: If the network is not a chain of listed layers, or a mask belongs to none
-            of them.
+        UnsupportedError: If what the network does cannot be recorded.
         SiteError, ShapeError, InvalidArgumentError, InvalidDataError: If masks or inputs do not
             fit.
     """
     _check_inputs(inputs)
     example = inputs[:BATCH]
     pruned = masked(net, masks)
-    cut = cut_masked(pruned, example)
+    cut = cut_any(pruned, example, masks)
     left = cut.masks(masks)
     error = verify(pruned, cut.module, inputs)
     timed: Sequence[float | None] = (None, None)
     if measure_latency:
         timed = latency_of([copy.deepcopy(net).eval(), cut.module], example)
-    report = _report(net, cut.module, masks, left, example, timed, error)
+    report = _report(net, cut, masks, left, example, timed, error)
     names = {name: own for name in masks if (own := cut.name_of(name)) != name}
     _check_scales(net, scales or {})
     deviations = {cut.name_of(name): s for name, s in cut.cut_like(scales or {}).items()}
-    return Compressed(cut.module, report, left, names, deviations)
+    surgery = cut.surgery if isinstance(cut, GraphCut) else None
+    return Compressed(
+        cut.module, report, left, names, deviations, surgery=surgery, example=example.clone()
+    )
 
 
 def _report(
     net: nn.Module,
-    cut: nn.Module,
+    cut: Cut | GraphCut,
     masks: Mapping[str, Tensor],
     left: Mapping[str, Tensor],
     example: Tensor,
     timed: Sequence[float | None],
     error: float,
 ) -> CompressionReport:
-    before, after = chain_of(net, example), chain_of(cut, example)
+    before, after = structures(cut, net, example)
     by_layer = {name: regularity(mask) for name, mask in left.items()}
     return CompressionReport(
         total=sum(mask.numel() for mask in masks.values()),
         masked=sum(int(mask.sum()) for mask in masks.values()),
         kept=sum(part.kept for part in by_layer.values()),
-        structure=structure_of(after),
-        structure_dense=structure_of(before),
+        structure=after,
+        structure_dense=before,
         regularity=by_layer,
         regularity_total=Regularity.total(by_layer.values()),
-        parameters=parameters_of(cut),
+        parameters=parameters_of(cut.module),
         parameters_dense=parameters_of(net),
-        flops=flops_of(after),
-        flops_dense=flops_of(before),
-        bytes=len(serialise(cut)),
+        flops=flops_of(cut.module, example),
+        flops_dense=flops_of(net, example),
+        bytes=bytes_of(cut),
         bytes_dense=sum(t.numel() * t.element_size() for t in net.state_dict().values()),
         latency=timed[1],
         latency_dense=timed[0],
@@ -242,6 +299,7 @@ def _requantised(
     how: Quantisation,
     masks: Mapping[str, Tensor],
     deviation: float,
+    surgery: Surgery | None,
 ) -> CompressionReport:
     by_layer = {name: regularity(mask) for name, mask in masks.items()}
     return replace(
@@ -249,7 +307,7 @@ def _requantised(
         kept=sum(part.kept for part in by_layer.values()),
         regularity=by_layer,
         regularity_total=Regularity.total(by_layer.values()),
-        bytes=len(serialise(module, coding="compact", steps=how.steps)),
+        bytes=len(serialise(module, coding="compact", steps=how.steps, surgery=surgery)),
         max_error=report.max_error + deviation,
     )
 
@@ -304,23 +362,23 @@ def verify(pruned: nn.Module, cut: nn.Module, inputs: Tensor) -> float:
     Raises:
         VerificationError: If that is more than 1e-5.
     """
-    noise = torch.randn(NOISE, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))
-    scale = inputs.double().square().mean().sqrt().clamp_min(1e-3)
     pair = [copy.deepcopy(net).double().eval() for net in (pruned, cut)]
     sizes: list[Tensor] = []
     deviations: list[Tensor] = []
     with torch.inference_mode():
-        for batch in (*inputs.split(BATCH), noise.to(inputs.device) * scale):
+        for batch in (*inputs.split(BATCH), _noise_like(inputs)):
+            doubled = batch.double() if batch.is_floating_point() else batch
             # A copy for each: a layer of the user's may write into its input.
-            expected, actual = (net(batch.clone().double()) for net in pair)
-            if expected.shape != actual.shape:
+            expected, actual = (tree_leaves(net(doubled.clone())) for net in pair)
+            shapes = [[tuple(leaf.shape) for leaf in leaves] for leaves in (expected, actual)]
+            if shapes[0] != shapes[1]:
                 raise VerificationError(
                     "the cut network's output has another shape than the masked network's",
-                    given=str(tuple(actual.shape)),
-                    accepted=str(tuple(expected.shape)),
+                    given=str(shapes[1]),
+                    accepted=str(shapes[0]),
                 )
-            sizes.append(expected.abs().max())
-            deviations.append((expected - actual).abs().max())
+            sizes += [one.abs().max() for one in expected]
+            deviations += [(a - b).abs().max() for a, b in zip(expected, actual, strict=True)]
     # Tensor maxima pass NaN on, so that an overflow in either network fails the check.
     largest, deviation = float(torch.stack(sizes).max()), float(torch.stack(deviations).max())
     error = deviation / largest if largest else deviation
@@ -333,22 +391,28 @@ def verify(pruned: nn.Module, cut: nn.Module, inputs: Tensor) -> float:
     return error
 
 
+def _noise_like(inputs: Tensor) -> Tensor:
+    """Random inputs of the same scale; integers are drawn between the least and the largest."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (NOISE, *inputs.shape[1:])
+    if not inputs.is_floating_point():
+        low, high = int(inputs.min()), int(inputs.max()) + 1
+        drawn = torch.randint(low, high, shape, generator=generator)
+        return drawn.to(inputs.device, inputs.dtype)
+    scale = inputs.double().square().mean().sqrt().clamp_min(1e-3)
+    return torch.randn(shape, generator=generator).to(inputs.device) * scale
+
+
 def _check_inputs(inputs: Tensor) -> None:
-    if not inputs.is_floating_point():  # embeddings: no layer that can be cut takes integers
-        raise UnsupportedError(
-            "only networks that take floating-point inputs can be cut",
-            given=f"inputs of {inputs.dtype}",
-            accepted="a chain of layers whose first one is Linear, Conv or BatchNorm",
-        )
     if inputs.ndim < 2 or inputs.shape[0] == 0:
         raise InvalidDataError(
             "compression needs a batch of inputs to check on",
             given=f"shape {tuple(inputs.shape)}",
             accepted="shape (points, ...) with at least one point",
         )
-    if not bool(inputs.isfinite().all()):
+    if inputs.is_complex() or not bool(inputs.isfinite().all()):
         raise InvalidDataError(
-            "the inputs are not finite floating-point numbers",
+            "the inputs are not finite real numbers",
             given=str(inputs.dtype),
-            accepted="a float tensor without NaN and infinity",
+            accepted="a tensor of floats or integers without NaN and infinity",
         )

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi.compression.chain import Link
+from pyro_turbovbi.compression.graph_tape import Op, Tape, contraction_factors, record
+from pyro_turbovbi.compression.graph_vocabulary import CONTRACTIONS
 from pyro_turbovbi.compression.layers import Role
 
 MAX_ROUNDS = 50
@@ -54,20 +56,29 @@ def structure_of(links: Sequence[Link]) -> Structure:
     return Structure(units[:-1])
 
 
-def flops_of(links: Sequence[Link]) -> int:
-    """Floating-point operations of the weighted layers of a chain for one input.
+def flops_of(net: nn.Module, example: Tensor) -> int:
+    """Floating-point operations of the convolutions and matrix products for one input.
 
     Args:
-        links: The chain.
+        net: A network; it is not touched.
+        example: An input batch, shape (batch, ...).
 
     Returns:
-        Two for every multiply-accumulate; biases, activations, norms and pools are not counted.
+        Two for every multiply-accumulate, attention's products among tokens included; biases,
+        activations, norms, pools and the steps inside recurrent layers are not counted.
     """
-    weighted = [link for link in links if link.role is Role.WEIGHTED]
-    return sum(
-        2 * link.layer.get_parameter("weight").numel() * math.prod(link.out_shape[1:])
-        for link in weighted
-    )
+    tape = record(net, example[:1])
+    return sum(2 * _products(tape, op) for op in tape.ops if op.kind in CONTRACTIONS)
+
+
+def _products(tape: Tape, op: Op) -> int:
+    """Multiply-accumulates of a convolution or matrix product."""
+    first, second = (tape.values[n].shape for n in contraction_factors(op))
+    out = tape.values[op.output].shape
+    if op.kind is torch.ops.aten.convolution:
+        transposed = bool(op.args[6])
+        return (first if transposed else out).numel() * second[1:].numel()
+    return out.numel() * first[-1]
 
 
 def parameters_of(net: nn.Module) -> int:

@@ -19,6 +19,7 @@ from pyro_turbovbi.errors import (
     UnsupportedError,
     VerificationError,
 )
+from tests.compression.graph_nets import GPT, ResidualMLP, masks_with_dead_units, tokens
 from tests.compression.nets import mlp, random_masks, randomise
 
 
@@ -152,8 +153,53 @@ def test_verification_does_not_rely_on_the_given_inputs() -> None:
     ids=["empty", "no batch", "nan", "integers"],
 )
 def test_refuses_inputs(inputs: torch.Tensor) -> None:
-    with pytest.raises((InvalidDataError, UnsupportedError), match=r"given.*accepted"):
+    with pytest.raises((InvalidDataError, ShapeError), match=r"given.*accepted"):
         compress(mlp(4, 3, 2), {}, inputs)
+
+
+def test_report_of_a_network_that_is_no_chain() -> None:
+    net = randomise(ResidualMLP(), 0)
+    masks = {name: torch.ones_like(p) for name, p in net.named_parameters() if p.ndim == 2}
+    masks["up.weight"][3] = 0.0  # constant
+    masks["down.weight"][:, [0, 1]] = 0.0  # unread
+    report = compress(net, masks, torch.randn(30, 6)).report
+    assert (str(report.structure_dense), str(report.structure)) == ("10-16", "10-13")
+    assert report.flops_dense == 2 * (60 + 160 + 160 + 30)
+    assert report.flops == 2 * (60 + 130 + 130 + 30)
+    assert report.parameters_dense - report.parameters == 3 * (10 + 1 + 10)
+    assert report.kept == report.masked - 2 * 10 - 10
+    assert report.regularity["up.weight"].rows == 13
+    assert report.latency is not None
+
+
+def test_integer_inputs_are_checked_between_the_least_and_the_largest() -> None:
+    net = GPT()
+    small = compress(net, masks_with_dead_units(net, 0), tokens(), measure_latency=False)
+    assert small.report.max_error <= 1e-6
+    assert small.example is not None
+    assert not small.example.is_floating_point()
+
+
+def test_a_network_with_several_outputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 2), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            x = torch.relu(self.stem(x))
+            return {"a": self.a(x), "b": self.b(x)}
+
+    masks = {"a.weight": torch.ones(2, 5), "b.weight": torch.ones(3, 5)}
+    masks["a.weight"][:, [0, 1]] = masks["b.weight"][:, [1, 2]] = 0.0
+    report = compress(Two(), masks, torch.randn(6, 4), measure_latency=False).report
+    assert report.structure == (4,)
+
+
+def test_what_is_no_chain_says_how_to_save_it(tmp_path: Path) -> None:
+    small = compress(ResidualMLP(), {}, torch.randn(6, 6), measure_latency=False)
+    with pytest.raises(UnsupportedError, match=r"ResidualMLP.*save_model.*surgery\.apply"):
+        small.save(tmp_path / "net.ptv")
 
 
 def test_net_inputs_and_masks_are_untouched() -> None:

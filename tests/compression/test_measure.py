@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_turbovbi.compression.chain import chain_of
 from pyro_turbovbi.compression.measure import (
@@ -14,6 +17,7 @@ from pyro_turbovbi.compression.measure import (
     parameters_of,
     structure_of,
 )
+from tests.compression.graph_nets import CASES, Case
 
 
 def test_structure_prints_with_dashes_and_is_a_tuple() -> None:
@@ -34,9 +38,23 @@ def test_structure_counts_flattened_features_only_if_there_are_several_positions
 
 def test_flops_equal_the_multiplications_that_a_loop_counts() -> None:
     conv = nn.Conv1d(2, 3, 4, stride=2, padding=1, dilation=2)
-    (link,) = chain_of(conv, torch.zeros(1, 2, 15))
     outputs = conv(torch.zeros(1, 2, 15)).numel()
-    assert flops_of([link]) == sum(2 for _ in range(outputs) for _ in range(2 * 4))
+    counted = sum(2 for _ in range(outputs) for _ in range(2 * 4))
+    assert flops_of(conv, torch.zeros(3, 2, 15)) == counted
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_flops_equal_those_that_torch_counts(case: Case) -> None:
+    net = case.net(0).eval()
+    # It does not count the fused attention of CPUs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net(case.inputs()[:1])
+    assert flops_of(net, case.inputs()) == counter.get_total_flops()
+
+
+def test_flops_of_transposed_and_grouped_convolutions() -> None:
+    net = nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False)
+    assert flops_of(net, torch.zeros(1, 4, 5, 5)) == 2 * 25 * 4 * 3 * 9
 
 
 def test_parameters_count_shared_ones_once() -> None:

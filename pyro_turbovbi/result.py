@@ -223,7 +223,7 @@ class Fit:
             keep: See `masks`.
 
         Raises:
-            UnsupportedError: if the network is no chain of layers that can be cut.
+            UnsupportedError: if what the network does cannot be recorded.
             VerificationError: if the smaller net computes something else.
         """
         from pyro_turbovbi.compression import compress

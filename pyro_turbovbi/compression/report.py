@@ -18,14 +18,15 @@ class CompressionReport:
         kept: How many of them are left and not zero after dead units are cut: weights into a unit
             that nobody reads, or out of a unit that is constant, do not count.
         structure: Units per layer of the cut network, inputs first, without the outputs; prints as
-            `353-95-92`.
+            `353-95-92`. Of a network that is no chain: units of every coupling group (layers whose
+            outputs are added are one) in the order of the computation, without inputs and outputs.
         structure_dense: The same of the original network.
         regularity: Regularity of the cut masks, by original parameter name.
         regularity_total: Their sum.
         parameters: Entries of all parameters of the cut network.
         parameters_dense: The same of the original network.
-        flops: Operations of the weighted layers of the cut network for one input (two per
-            multiply-accumulate).
+        flops: Operations of the convolutions and matrix products of the cut network for one input
+            (two per multiply-accumulate).
         flops_dense: The same of the original network.
         bytes: Size of the saved file.
         bytes_dense: Size of the original parameters and buffers.

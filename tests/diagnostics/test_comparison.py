@@ -359,12 +359,11 @@ def test_impossible_comparisons_are_refused() -> None:
         compare(fits, "no data")
 
 
-def test_a_net_of_integer_inputs_keeps_its_row() -> None:
-    """Embeddings cannot be cut: the row says so and the rest of the table stands."""
+def test_a_net_of_integer_inputs_is_cut_like_any_other() -> None:
     net = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(8, 3))
     bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.Normal())
     x, y = torch.randint(10, (12, 2)), torch.randint(3, (12,))
     fit = ptv.fit(bnn, (x, y), engine=engines.Turbo(), epochs=1, progress=False)
     comparison = ptv.compare({"embedding": fit}, (x, y))
-    assert comparison.rows[0].structure is None
-    assert any("floating-point inputs" in note for note in comparison.footnotes)
+    assert comparison.rows[0].uncut is None
+    assert comparison.rows[0].parameters == 10 * 4 + 8 * 3 + 3

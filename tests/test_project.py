@@ -33,6 +33,7 @@ TESTED_ELSEWHERE = {
     "pyro_turbovbi.compression.graph_places": "tests/compression/test_graph_units.py",
     # One of the two codings of a file: all of its tests run over both.
     "pyro_turbovbi.compression.plain": "tests/compression/test_artifact.py",
+    "pyro_turbovbi.compression.compact_tensors": "tests/compression/test_compact.py",
     # Protocols alone, without code: tested through what implements and what uses them.
     "pyro_turbovbi.diagnostics.protocols": "tests/diagnostics/test_evaluation.py",
     "pyro_turbovbi.engines.protocol": "tests/contract/test_engines.py",

@@ -34,7 +34,9 @@ def inspect_file(path: Path) -> str:
         ) from error
     stored = read(content)
     tensors = sum(size.bytes for size in stored.sizes)
-    kinds = ", ".join(type(layer).__name__ for layer in stored.module)
+    kinds = "of a class that `load(path, net=...)` must be given"
+    if stored.module is not None:
+        kinds = ", ".join(type(layer).__name__ for layer in stored.module)
     return "\n".join(
         [
             f"{path}: {len(content):,} bytes, {stored.coding} coding, version {stored.version}, "

@@ -23,6 +23,7 @@ from pyro_turbovbi.compression.layers import check_layer
 from pyro_turbovbi.compression.plain import read_plain, write_plain
 from pyro_turbovbi.compression.quantisation import Step
 from pyro_turbovbi.compression.stored import Stored
+from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.compression.uncertainty import LoadedPosterior
 from pyro_turbovbi.errors import ArtifactError, InvalidArgumentError, UnsupportedError
 
@@ -33,16 +34,20 @@ def serialise(
     coding: str = "plain",
     steps: Mapping[str, Step] | None = None,
     scales: Mapping[str, Tensor] | None = None,
+    surgery: Surgery | None = None,
 ) -> bytes:
     """Writes a compressed network to bytes.
 
     Args:
-        module: A flat `Sequential` of listed layers, as `shrink` returns it.
+        module: A flat `Sequential` of listed layers, as `shrink` returns it; any network if there
+            is a surgery.
         coding: `"plain"` or `"compact"`.
         steps: Steps of the grids on which parameters lie, by parameter name; the compact form
             stores such parameters as whole multiples. None or a parameter off its grid: exact
             values.
         scales: Posterior standard deviations to keep, by parameter name.
+        surgery: How the network was cut, if it is no chain of layers: the file then holds its
+            tensors and the surgery.
 
     Returns:
         The content of the file; equal networks give equal bytes.
@@ -52,26 +57,21 @@ def serialise(
             `constriction` is needed and not installed.
         InvalidArgumentError: If the coding is unknown.
     """
-    if type(module) is not nn.Sequential:
-        raise UnsupportedError(
-            "only a Sequential of layers can be saved",
-            given=type(module).__name__,
-            accepted="the module that `shrink` or `compress` returns",
-        )
-    for name, layer in module.named_children():
-        check_layer(layer, name)
+    if surgery is None:
+        _check_chain(module)
     if coding == "plain":
-        return write_plain(module, scales or {})
+        return write_plain(module, scales or {}, surgery)
     if coding == "compact":
-        return write_compact(module, steps or {}, scales or {})
+        return write_compact(module, steps or {}, scales or {}, surgery)
     raise InvalidArgumentError("unknown coding", given=coding, accepted='"plain", "compact"')
 
 
-def deserialise(content: bytes) -> nn.Module:
+def deserialise(content: bytes, net: nn.Module | None = None) -> nn.Module:
     """Reads a compressed network from bytes.
 
     Args:
         content: What `serialise` returned.
+        net: See `load`.
 
     Returns:
         The network in evaluation mode, on the CPU.
@@ -80,7 +80,7 @@ def deserialise(content: bytes) -> nn.Module:
         ArtifactError: If the bytes are damaged, of an unknown version, or not one of ours.
         UnsupportedError: If the package `constriction` is needed and not installed.
     """
-    return read(content).module
+    return read(content).assembled(net)
 
 
 def read(content: bytes) -> Stored:
@@ -111,6 +111,7 @@ def save(
     coding: str = "plain",
     steps: Mapping[str, Step] | None = None,
     scales: Mapping[str, Tensor] | None = None,
+    surgery: Surgery | None = None,
 ) -> int:
     """Saves a compressed network to a file, all or nothing.
 
@@ -118,11 +119,12 @@ def save(
     then.
 
     Args:
-        module: A flat `Sequential` of listed layers, as `shrink` returns it.
+        module: See `serialise`.
         path: Where to write.
         coding: See `serialise`.
         steps: See `serialise`.
         scales: See `serialise`.
+        surgery: See `serialise`.
 
     Returns:
         The number of bytes.
@@ -133,7 +135,7 @@ def save(
         InvalidArgumentError: If the coding is unknown.
         OSError: If the file cannot be written.
     """
-    content = serialise(module, coding=coding, steps=steps, scales=scales)
+    content = serialise(module, coding=coding, steps=steps, scales=scales, surgery=surgery)
     target = Path(path)
     draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
@@ -148,11 +150,13 @@ def save(
     return len(content)
 
 
-def load(path: str | os.PathLike[str]) -> nn.Module:
+def load(path: str | os.PathLike[str], net: nn.Module | None = None) -> nn.Module:
     """Loads a network that was saved by `save` or `Compressed.save`.
 
     Args:
         path: The file.
+        net: For a network that is no chain of layers: an instance of its class with the sizes that
+            it had before it was cut, whatever its weights. It is not touched.
 
     Returns:
         The network in evaluation mode, on the CPU: the same layers, and bit for bit the same
@@ -160,17 +164,20 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         ArtifactError: If the file is damaged, of an unknown version, or not one of ours.
+        InvalidArgumentError, ShapeError: If there is no `net` and the file needs one, there is one
+            that it does not need, or it does not fit.
         UnsupportedError: If the package `constriction` is needed and not installed.
         OSError: If the file cannot be read.
     """
-    return deserialise(Path(path).read_bytes())
+    return deserialise(Path(path).read_bytes(), net)
 
 
-def load_posterior(path: str | os.PathLike[str]) -> LoadedPosterior:
+def load_posterior(path: str | os.PathLike[str], net: nn.Module | None = None) -> LoadedPosterior:
     """Loads a network with its uncertainty, saved by `Compressed.save(path, uncertainty=True)`.
 
     Args:
         path: The file.
+        net: See `load`.
 
     Returns:
         The network and the standard deviations of its weights, on the CPU.
@@ -178,6 +185,8 @@ def load_posterior(path: str | os.PathLike[str]) -> LoadedPosterior:
     Raises:
         ArtifactError: If the file is damaged, of an unknown version, not one of ours, or holds no
             standard deviations.
+        InvalidArgumentError, ShapeError: If there is no `net` and the file needs one, there is one
+            that it does not need, or it does not fit.
         UnsupportedError: If the package `constriction` is needed and not installed.
         OSError: If the file cannot be read.
     """
@@ -187,4 +196,15 @@ def load_posterior(path: str | os.PathLike[str]) -> LoadedPosterior:
             "the file holds no standard deviations",
             accepted="a file from Compressed.save(path, uncertainty=True)",
         )
-    return LoadedPosterior(stored.module, stored.scales)
+    return LoadedPosterior(stored.assembled(net), stored.scales)
+
+
+def _check_chain(module: nn.Module) -> None:
+    if type(module) is not nn.Sequential:
+        raise UnsupportedError(
+            "only a Sequential of layers can be saved without a surgery",
+            given=type(module).__name__,
+            accepted="the module that `shrink` or `compress` returns",
+        )
+    for name, layer in module.named_children():
+        check_layer(layer, name)

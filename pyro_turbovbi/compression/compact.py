@@ -1,18 +1,10 @@
 """The compact form of a saved network: whatever repeats or clusters is entropy coded.
 
-The manifest (see `container`) holds one list a layer: name, type, constructor arguments, and one
-entry for every tensor of the layer's state, in its order:
-
-    {}                            all entries, exact
-    {"support": t}                the entries that are not zero, exact, and where they are
-    {"support": t, "step": s}     the same on a grid: whole multiples of s[0] * 2^s[1]
-    {"support": t, "columns": c}  an input selection, broken into rows of c cells
-    ... "scale": b                standard deviations too, in quarters of octaves from b on
-    ... "dtype": "float64"        where it is not the layer's default
-
-Shapes follow from the constructor arguments. Supports, multiples and standard deviations are one
-stream of binary decisions. A file of n bytes may stand for at most 2^20 + 4096 n entries, which is
-checked before memory is taken.
+The manifest (see `container`) is `{"layers": [...]}` for a chain of layers: one list a layer of
+name, type, constructor arguments, and one entry for every tensor of the layer's state in its order
+(see `compact_tensors`); shapes follow from the arguments. For any other network it is `{"state":
+[[name, shape, entry], ...], "surgery": ...}` (see `state_form`). A file of n bytes may stand for at
+most 2^20 + 4096 n entries, which is checked before memory is taken.
 """
 
 from __future__ import annotations
@@ -21,64 +13,33 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_turbovbi.compression.bit_coding import (
-    AdaptiveModel,
-    BitCoder,
-    Bits,
-    Decoder,
-    Encoder,
-    Indices,
-)
+from pyro_turbovbi.compression.compact_tensors import TensorReader, TensorWriter, whole
 from pyro_turbovbi.compression.container import VERSION, Sections, pack, unpack
-from pyro_turbovbi.compression.integer_coding import (
-    LARGEST,
-    MagnitudeModel,
-    code_magnitudes,
-    code_signed,
-)
 from pyro_turbovbi.compression.layers import InputSelect, blank, config_of, listed_type, rebuild
 from pyro_turbovbi.compression.quantisation import Step
-from pyro_turbovbi.compression.stored import (
-    Stored,
-    TensorSize,
-    codes_to_scales,
-    scales_to_codes,
-)
-from pyro_turbovbi.compression.support_coding import (
-    TEMPLATE_NAMES,
-    Layout,
-    choose_layout,
-    code_support,
-    fronts,
-)
+from pyro_turbovbi.compression.state_form import described, own_tensors, read_surgery
+from pyro_turbovbi.compression.stored import Stored
+from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.errors import ArtifactError, UnsupportedError
 
-ENTRIES, ENTRIES_PER_BYTE = 1 << 20, 1 << 12
-MOST_ENTRIES = 1 << 28
-"""Bounds on the entries of all tensors together: what a file can justify."""
-FRONTS, FRONTS_PER_BYTE = 1 << 17, 1 << 4
-"""Bounds on the steps of decoding all supports together."""
-
-_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
-_TYPES_BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _TYPES}
-
-Entry = dict[str, Any]
+Steps = Mapping[str, Step]
+Scales = Mapping[str, Tensor]
 
 
 def write_compact(
-    module: nn.Sequential, steps: Mapping[str, Step], scales: Mapping[str, Tensor]
+    module: nn.Module, steps: Steps, scales: Scales, surgery: Surgery | None = None
 ) -> bytes:
     """Writes a network in the compact form, and reads it back as a check.
 
     Args:
-        module: A flat `Sequential` of listed layers.
+        module: A flat `Sequential` of listed layers; any network if there is a surgery.
         steps: Steps of the grids on which parameters lie, by parameter name; a parameter that is
             not on its grid, or has none, is stored exactly.
         scales: Posterior standard deviations to keep, by parameter name.
+        surgery: How the network was cut, if it is no chain of layers.
 
     Returns:
         The content of the file; equal networks give equal bytes.
@@ -87,20 +48,12 @@ def write_compact(
         UnsupportedError: If the package `constriction` is not installed, or the network is so large
             and empty that no file of its size can be trusted to stand for it.
     """
-    writer = _Writer()
-    layers: list[list[Any]] = []
-    for name, layer in module.named_children():
-        config = config_of(layer)
-        if isinstance(layer, InputSelect):
-            entries = [writer.selection(layer)]
-        else:
-            default = blank(type(layer), config).state_dict()
-            entries = [
-                writer.tensor(tensor, default[kind].dtype, *_of(f"{name}.{kind}", steps, scales))
-                for kind, tensor in layer.state_dict().items()
-            ]
-        layers.append([name, type(layer).__name__, config, entries])
-    content = pack(Sections({"layers": layers}, writer.coder.finish(), b"".join(writer.exact)))
+    writer = TensorWriter()
+    if surgery is None:
+        manifest = {"layers": _write_layers(writer, module, steps, scales)}
+    else:
+        manifest = _write_state(writer, module, steps, scales, surgery)
+    content = pack(Sections(manifest, writer.coder.finish(), b"".join(writer.exact)))
     try:
         read_compact(content)
     except ArtifactError as error:
@@ -117,7 +70,7 @@ def read_compact(content: bytes) -> Stored:
         content: What `write_compact` returned.
 
     Returns:
-        The network.
+        The network, or its parts.
 
     Raises:
         ArtifactError: If the content is damaged, of an unknown version, or not one of ours; other
@@ -125,223 +78,85 @@ def read_compact(content: bytes) -> Stored:
         UnsupportedError: If the package `constriction` is not installed.
     """
     sections = unpack(content)
-    reader = _Reader(sections, len(content))
-    network, scales = nn.Sequential(), dict[str, Tensor]()
+    reader = TensorReader(sections, len(content))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of layers without units
-        for name, kind, config, entries in sections.manifest["layers"]:
-            cls = listed_type(kind, config)
-            state = {}
-            like = blank(cls, config).state_dict()
-            for (part, tensor), entry in zip(like.items(), entries, strict=True):
-                full_name = f"{name}.{part}"
-                if cls is InputSelect:
-                    state[part] = reader.selection(full_name, entry, config)
-                else:
-                    state[part], scale = reader.tensor(full_name, entry, tensor)
-                    scales |= {} if scale is None else {full_name: scale}
-            network.add_module(name, rebuild(cls, config, state))
+        read = _read_state if "state" in sections.manifest else _read_layers
+        return read(reader, sections.manifest)
+
+
+def _write_layers(
+    writer: TensorWriter, module: nn.Module, steps: Steps, scales: Scales
+) -> list[list[Any]]:
+    layers: list[list[Any]] = []
+    for name, layer in module.named_children():
+        config = config_of(layer)
+        if isinstance(layer, InputSelect):
+            marks = torch.zeros(layer.size, dtype=torch.bool)
+            marks[layer.indices.cpu()] = True
+            entries = [writer.marks(marks)]
+        else:
+            default = blank(type(layer), config).state_dict()
+            entries = [
+                writer.tensor(
+                    tensor,
+                    default[kind].dtype,
+                    steps.get(f"{name}.{kind}"),
+                    scales.get(f"{name}.{kind}"),
+                )
+                for kind, tensor in layer.state_dict().items()
+            ]
+        layers.append([name, type(layer).__name__, config, entries])
+    return layers
+
+
+def _read_layers(reader: TensorReader, manifest: Mapping[str, Any]) -> Stored:
+    network, scales = nn.Sequential(), dict[str, Tensor]()
+    for name, kind, config, entries in manifest["layers"]:
+        cls = listed_type(kind, config)
+        state = {}
+        like = blank(cls, config).state_dict()
+        for (part, tensor), entry in zip(like.items(), entries, strict=True):
+            full_name = f"{name}.{part}"
+            if cls is InputSelect:
+                state[part] = reader.marks(full_name, entry, config["size"]).nonzero().flatten()
+                if len(state[part]) != config["count"]:
+                    raise ArtifactError("a selection keeps the wrong number of units")
+            else:
+                state[part], scale = reader.tensor(full_name, entry, tensor)
+                scales |= {} if scale is None else {full_name: scale}
+        network.add_module(name, rebuild(cls, config, state))
     reader.finish()
-    return Stored(network.eval(), scales, "compact", VERSION, tuple(reader.sizes))
+    return Stored("compact", VERSION, scales, tuple(reader.sizes), module=network.eval())
 
 
-class _Laws:
-    """The laws of multiples: one for all weights of a network, one for all biases."""
-
-    def __init__(self) -> None:
-        self._weights, self._biases = MagnitudeModel(), MagnitudeModel()
-
-    def of(self, shape: torch.Size) -> MagnitudeModel:
-        return self._weights if len(shape) > 1 else self._biases
-
-
-class _Writer:
-    def __init__(self) -> None:
-        self.coder = Encoder()
-        self.multiples, self.scales = _Laws(), MagnitudeModel()
-        self.exact: list[bytes] = []
-
-    def selection(self, layer: InputSelect) -> Entry:
-        keep = np.zeros(layer.size, np.uint8)
-        keep[layer.indices.cpu().numpy()] = 1
-        # Inputs are often pixels or positions, laid out row by row.
-        widths = (width for width in range(layer.size, 1, -1) if layer.size % width == 0)
-        layout = choose_layout(keep, widths)
-        code_support(self.coder, layer.size, layout, keep)
-        return {"support": layout.template, "columns": layout.columns}
-
-    def tensor(
-        self, tensor: Tensor, default: torch.dtype, step: Step | None, scale: Tensor | None
-    ) -> Entry:
-        tensor = tensor.detach().cpu().contiguous()
-        flat, columns = tensor.reshape(-1), _columns(tensor.shape)
-        kept = flat != 0
-        multiples = None if step is None else _multiples(flat, step)
-        entry: Entry = {}
-        if tensor.dtype != default:
-            entry["dtype"] = str(tensor.dtype).removeprefix("torch.")
-        if step is not None and multiples is not None:
-            entry |= {"support": self._support(_bits(kept), columns), "step": list(step)}
-            law = self.multiples.of(tensor.shape)
-            code_signed(self.coder, law, len(multiples), multiples)
-        elif not _bytes_of(flat[~kept]).strip(b"\0") and _is_sparse(flat, kept):
-            entry["support"] = self._support(_bits(kept), columns)
-            self.exact.append(_bytes_of(flat[kept]))
-        else:
-            self.exact.append(_bytes_of(flat))
-        if scale is not None:
-            codes = scales_to_codes(scale.cpu().reshape(-1)).numpy().astype(np.int64)
-            entry["scale"] = int(codes[codes > 0].min(initial=255))
-            _code_scales(self.coder, self.scales, kept, entry["scale"], codes)
-        return entry
-
-    def _support(self, kept: Bits, columns: int) -> int:
-        template = choose_layout(kept, [columns]).template
-        code_support(self.coder, len(kept), Layout(template, columns), kept)
-        return template
+def _write_state(
+    writer: TensorWriter, module: nn.Module, steps: Steps, scales: Scales, surgery: Surgery
+) -> dict[str, Any]:
+    plain, marks = described(surgery)
+    places = [[mark.numel(), writer.marks(mark)] for mark in marks]
+    state = [
+        [
+            name,
+            list(tensor.shape),
+            writer.tensor(tensor, torch.float32, steps.get(name), scales.get(name)),
+        ]
+        for name, tensor in own_tensors(module).items()
+    ]
+    return {"state": state, "surgery": plain, "places": places}
 
 
-class _Reader:
-    def __init__(self, sections: Sections, size: int) -> None:
-        self.coder = Decoder(sections.coded)
-        self.exact = memoryview(sections.exact)
-        self.entries = min(ENTRIES + ENTRIES_PER_BYTE * size, MOST_ENTRIES)
-        self.fronts = FRONTS + FRONTS_PER_BYTE * size
-        self.multiples, self.scales = _Laws(), MagnitudeModel()
-        self.sizes: list[TensorSize] = []
-        self._mark = 0.0
-
-    def selection(self, name: str, entry: Entry, config: Mapping[str, Any]) -> Tensor:
-        size, count = _whole(config["size"], 0, MOST_ENTRIES), _whole(config["count"], 0, None)
-        keep, coding = self._support(entry, size, _whole(entry["columns"], 1, None))
-        indices = keep.nonzero().flatten()
-        if indices.numel() != count:
-            raise ArtifactError("a selection keeps the wrong number of units", given=len(indices))
-        self.sizes.append(TensorSize(name, (size,), count, coding, self._spent(), 0.0))
-        return indices
-
-    def tensor(self, name: str, entry: Entry, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A tensor and its standard deviations; shape and default type are those of `like`."""
-        dtype = _TYPES_BY_NAME[entry["dtype"]] if "dtype" in entry else like.dtype
-        left, coding, support_bits = len(self.exact), "dense", 0.0
-        if "support" in entry:
-            kept, coding = self._support(entry, like.numel(), _columns(like.shape))
-            support_bits = self._spent()
-            flat = torch.zeros(like.numel(), dtype=dtype)
-            flat[kept] = self._values(entry, int(kept.sum()), dtype, like.shape)
-        else:
-            flat = self._take(like.numel(), dtype)
-            kept = flat != 0
-        value_bits, scale = 8.0 * (left - len(self.exact)) + self._spent(), None
-        if "scale" in entry:
-            codes = _code_scales(self.coder, self.scales, kept, _whole(entry["scale"], 1, 255))
-            scale = codes_to_scales(codes, dtype).reshape(like.shape)
-        coding += ", quantised" if "step" in entry else ""
-        shape, count = tuple(like.shape), int(kept.sum())
-        bits = support_bits, value_bits, self._spent()
-        self.sizes.append(TensorSize(name, shape, count, coding, *bits))
-        return flat.reshape(like.shape), scale
-
-    def finish(self) -> None:
-        """Checks that nothing is left over."""
-        if len(self.exact) or not self.coder.exhausted:
-            raise ArtifactError("the file has more content than it describes")
-
-    def _support(self, entry: Entry, cells: int, columns: int) -> tuple[Tensor, str]:
-        """A support, shape [cells], and the name of its coding."""
-        layout = Layout(_whole(entry["support"], 0, len(TEMPLATE_NAMES) - 1), columns)
-        if cells % columns:
-            raise ArtifactError("the rows of a support are not whole", given=columns)
-        self.entries -= cells
-        self.fronts -= fronts(cells, layout)
-        if self.entries < 0 or self.fronts < 0:
-            raise ArtifactError(
-                "the file stands for more than a file of its size can",
-                accepted=f"{ENTRIES:,} entries and {ENTRIES_PER_BYTE:,} a byte",
-            )
-        kept = torch.from_numpy(code_support(self.coder, cells, layout)).bool()
-        return kept, TEMPLATE_NAMES[layout.template]
-
-    def _values(self, entry: Entry, count: int, dtype: torch.dtype, shape: torch.Size) -> Tensor:
-        if "step" not in entry:
-            return self._take(count, dtype)
-        mantissa, exponent = entry["step"]
-        step = Step(_whole(mantissa, 8, 15), _whole(exponent, -200, 200))
-        multiples = torch.from_numpy(code_signed(self.coder, self.multiples.of(shape), count))
-        return (multiples.double() * step.size).to(dtype)
-
-    def _take(self, count: int, dtype: torch.dtype) -> Tensor:
-        """The next exact values; their bytes are there before memory is taken."""
-        size = count * dtype.itemsize
-        if size > len(self.exact):
-            raise ArtifactError("the file has too few exact values", given=len(self.exact))
-        taken, self.exact = self.exact[:size], self.exact[size:]
-        if not size:
-            return torch.empty(0, dtype=dtype)
-        return torch.frombuffer(bytearray(taken), dtype=dtype)
-
-    def _spent(self) -> float:
-        """Bits of the decisions since the last call."""
-        before, self._mark = self._mark, self.coder.spent
-        return self._mark - before
-
-
-def _code_scales(
-    coder: BitCoder, model: MagnitudeModel, kept: Tensor, base: int, codes: Indices | None = None
-) -> Tensor:
-    """Writes or reads codes of standard deviations: which entries have one, and which."""
-    # Almost always, an entry has a standard deviation if and only if it is not zero.
-    flags, some = AdaptiveModel(2), np.zeros(len(kept), np.uint8)
-    for context in (0, 1):
-        at = kept.numpy() == context
-        truth = None if codes is None else (codes[at] > 0).astype(np.uint8)
-        some[at] = coder.run(flags, context, int(at.sum()), truth)
-    known = None if codes is None else codes[some != 0] - base + 1
-    above = code_magnitudes(coder, model, int(some.sum()), known)
-    if len(above) and int(above.max()) + base - 1 > 255:
-        raise ArtifactError("a standard deviation is out of range")
-    coded = np.zeros(len(some), np.uint8)
-    coded[some != 0] = above + base - 1
-    return torch.from_numpy(coded)
-
-
-def _multiples(flat: Tensor, step: Step) -> Indices | None:
-    """The entries that are not zero in steps; None if the tensor does not lie on the grid."""
-    counts = (flat.double() / step.size).round()
-    back = (counts * step.size).to(flat.dtype)
-    if _bytes_of(back + 0.0) != _bytes_of(flat) or bool((counts.abs() > LARGEST).any()):
-        return None
-    return counts[counts != 0].long().numpy()
-
-
-def _is_sparse(flat: Tensor, kept: Tensor) -> bool:
-    """Whether leaving zeros out can pay: a support costs less than a bit an entry."""
-    return len(flat) > 8 and int(kept.sum()) * flat.element_size() + len(flat) / 8 < (
-        len(flat) * flat.element_size()
-    )
-
-
-def _columns(shape: torch.Size) -> int:
-    """Row length of the matrix view (out, everything else); a vector is one row."""
-    return max(1, shape[1:].numel() if len(shape) > 1 else shape.numel())
-
-
-def _of(
-    name: str, steps: Mapping[str, Step], scales: Mapping[str, Tensor]
-) -> tuple[Step | None, Tensor | None]:
-    return steps.get(name), scales.get(name)
-
-
-def _whole(value: object, least: int, most: int | None) -> int:
-    """A number from a file that must be whole and within bounds."""
-    if type(value) is not int or value < least or (most is not None and value > most):
-        raise ArtifactError("the file has a number out of range", given=value)
-    return value
-
-
-def _bits(kept: Tensor) -> Bits:
-    return kept.numpy().astype(np.uint8)
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    return tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+def _read_state(reader: TensorReader, manifest: Mapping[str, Any]) -> Stored:
+    marks = [
+        reader.marks(f"places {number}", entry, size)
+        for number, (size, entry) in enumerate(manifest["places"])
+    ]
+    state, scales = dict[str, Tensor](), dict[str, Tensor]()
+    for name, shape, entry in manifest["state"]:
+        sizes = [whole(size, 0, None) for size in shape]
+        like = torch.empty(sizes, dtype=torch.float32, device="meta")
+        state[name], scale = reader.tensor(name, entry, like)
+        scales |= {} if scale is None else {name: scale}
+    reader.finish()
+    surgery = read_surgery(manifest["surgery"], marks)
+    return Stored("compact", VERSION, scales, tuple(reader.sizes), state=state, surgery=surgery)

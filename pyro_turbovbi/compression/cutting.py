@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from safetensors.torch import save as write_safetensors
 from torch import Tensor, nn
 
 from pyro_turbovbi.compression.artifact import serialise
@@ -67,13 +66,9 @@ def bytes_of(cut: Cut | GraphCut) -> int:
         cut: The cut network.
 
     Returns:
-        Of a chain the size of the saved file; of a graph that of its parameters and buffers as a
-            safetensors file, shared ones once.
+        The size of the plain file, values exact.
     """
-    if isinstance(cut, Cut):
-        return len(serialise(cut.module))
-    named = (*cut.module.named_parameters(), *cut.module.named_buffers())
-    return len(write_safetensors({name: t.detach().cpu().contiguous() for name, t in named}))
+    return len(serialise(cut.module, surgery=cut.surgery if isinstance(cut, GraphCut) else None))
 
 
 __all__ = ["bytes_of", "cut_any", "structures"]

@@ -4,7 +4,9 @@ The manifest is the metadata entry `pyro_turbovbi`: the format version, the laye
 constructor arguments, from a closed list) and a SHA-256 digest over the layers and all tensors. A
 file that was cut off, altered or written by something else is refused. Tensors are named
 `<layer>/<tensor>/<part>`; the standard deviations of a tensor (version 2) have the tensor's name
-with `.scale` behind it.
+with `.scale` behind it. A network that is no chain of layers (version 2) is described by `state`,
+the codings of its tensors, `surgery` and `places` (see `state_form`); its marks are named `/0`,
+`/1`, ...
 """
 
 from __future__ import annotations
@@ -24,20 +26,24 @@ from pyro_turbovbi.compression.encoding import (
     decode_selection,
     encode,
     encode_selection,
+    pack_bits,
+    unpack_bits,
 )
 from pyro_turbovbi.compression.layers import InputSelect, config_of, listed_type, rebuild
+from pyro_turbovbi.compression.state_form import described, own_tensors, read_surgery
 from pyro_turbovbi.compression.stored import (
     Stored,
     TensorSize,
     codes_to_scales,
     scales_to_codes,
 )
+from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.errors import ArtifactError
 
 KEY = "pyro_turbovbi"
 """The metadata entry that holds the manifest."""
 VERSIONS = (1, 2)
-"""Versions that are read; version 2 has standard deviations and is written for them alone."""
+"""Versions that are read; 2 is written where there are standard deviations or a surgery."""
 
 Layers = list[dict[str, Any]]
 """The manifest's description of a network: name, type, config and tensor codings of every layer."""
@@ -45,26 +51,27 @@ Layers = list[dict[str, Any]]
 _SCALE = ".scale"
 
 
-def write_plain(module: nn.Sequential, scales: Mapping[str, Tensor]) -> bytes:
+def write_plain(
+    module: nn.Module, scales: Mapping[str, Tensor], surgery: Surgery | None = None
+) -> bytes:
     """Writes a network in the plain form.
 
     Args:
-        module: A flat `Sequential` of listed layers.
+        module: A flat `Sequential` of listed layers; any network if there is a surgery.
         scales: Posterior standard deviations to keep, by parameter name.
+        surgery: How the network was cut, if it is no chain of layers.
 
     Returns:
         The content of the file; equal networks give equal bytes.
     """
-    layers: Layers = []
-    tensors: dict[str, Tensor] = {}
-    for name, layer in module.named_children():
-        own = {k.removeprefix(f"{name}."): s for k, s in scales.items() if k.startswith(f"{name}.")}
-        codings, parts = _encode_layer(layer, own)
-        config = config_of(layer)
-        layers.append({"name": name, "type": type(layer).__name__, "config": config} | codings)
-        tensors |= {f"{name}/{part}": tensor for part, tensor in parts.items()}
-    version = 2 if scales else 1
-    manifest = {"version": version, "layers": layers, "sha256": digest(layers, tensors)}
+    if surgery is not None:
+        description, tensors = _encode_state(module, scales, surgery)
+    else:
+        layers, tensors = _encode_layers(module, scales)
+        description = {"layers": layers}
+    version = 2 if scales or surgery is not None else 1
+    checksum = digest(description.get("layers", description), tensors)
+    manifest = {"version": version} | description | {"sha256": checksum}
     return write_safetensors(tensors, {KEY: json.dumps(manifest, separators=(",", ":"))})
 
 
@@ -75,7 +82,7 @@ def read_plain(content: bytes) -> Stored:
         content: What `write_plain` returned.
 
     Returns:
-        The network.
+        The network, or its parts.
 
     Raises:
         ArtifactError: If the content is damaged, of an unknown version, or not one of ours; other
@@ -83,32 +90,40 @@ def read_plain(content: bytes) -> Stored:
     """
     manifest = _manifest(content)
     tensors = parse_safetensors(content)
-    layers = manifest["layers"]
-    if manifest["sha256"] != digest(layers, tensors):
+    checksum, version = manifest.pop("sha256"), manifest.pop("version")
+    if checksum != digest(manifest.get("layers", manifest), tensors):
         raise ArtifactError("the file is damaged: its content does not have the recorded digest")
+    if "state" in manifest:
+        return _decode_state(manifest, tensors, version)
     network = nn.Sequential()
     scales: dict[str, Tensor] = {}
     sizes: list[TensorSize] = []
-    for entry in layers:
+    for entry in manifest["layers"]:
         name, parts = entry["name"], _below(tensors, entry["name"])
         layer, own = _decode_layer(entry, parts)
         network.add_module(name, layer)
         scales |= {f"{name}.{kind}": scale for kind, scale in own.items()}
-        sizes += _sizes(entry, layer, parts)
-    return Stored(network.eval(), scales, "plain", manifest["version"], tuple(sizes))
+        if isinstance(layer, InputSelect):
+            bits = 8.0 * parts["keep"].numel()
+            size = (layer.size,)
+            sizes.append(TensorSize(f"{name}.indices", size, layer.count, "bit mask", bits, 0.0))
+        else:
+            sizes += _sizes(f"{name}.", layer.state_dict(), parts)
+    return Stored("plain", version, scales, tuple(sizes), module=network.eval())
 
 
-def digest(layers: Layers, tensors: Mapping[str, Tensor]) -> str:
+def digest(description: object, tensors: Mapping[str, Tensor]) -> str:
     """The checksum in the manifest.
 
     Args:
-        layers: The manifest's description of the network.
+        description: The manifest's description of the network: its layers, or everything besides
+            version and checksum.
         tensors: All tensors of the file.
 
     Returns:
         SHA-256 over names, types, shapes and bytes, in hexadecimal.
     """
-    sha = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
+    sha = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -116,19 +131,45 @@ def digest(layers: Layers, tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _encode_layer(
-    layer: nn.Module, scales: Mapping[str, Tensor]
+def _encode_layers(
+    module: nn.Module, scales: Mapping[str, Tensor]
+) -> tuple[Layers, dict[str, Tensor]]:
+    layers: Layers = []
+    tensors: dict[str, Tensor] = {}
+    for name, layer in module.named_children():
+        own = {k.removeprefix(f"{name}."): s for k, s in scales.items() if k.startswith(f"{name}.")}
+        entry = {"name": name, "type": type(layer).__name__, "config": config_of(layer)}
+        if isinstance(layer, InputSelect):
+            parts = {"keep": encode_selection(layer)}
+        else:
+            codings, parts = _encode_tensors(layer.state_dict(), own)
+            entry |= {"tensors": codings} if codings else {}
+        layers.append(entry)
+        tensors |= {f"{name}/{part}": tensor for part, tensor in parts.items()}
+    return layers, tensors
+
+
+def _encode_state(
+    module: nn.Module, scales: Mapping[str, Tensor], surgery: Surgery
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if isinstance(layer, InputSelect):
-        return {}, {"keep": encode_selection(layer)}
+    codings, tensors = _encode_tensors(own_tensors(module), scales)
+    plain, marks = described(surgery)
+    tensors |= {f"/{number}": pack_bits(mark) for number, mark in enumerate(marks)}
+    places = [mark.numel() for mark in marks]
+    return {"state": codings, "surgery": plain, "places": places}, tensors
+
+
+def _encode_tensors(
+    state: Mapping[str, Tensor], scales: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     codings: dict[str, Any] = {}
     parts: dict[str, Tensor] = {}
-    stored = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
+    stored = {name: tensor.cpu() for name, tensor in state.items()}
     stored |= {f"{name}{_SCALE}": scales_to_codes(s.cpu()) for name, s in scales.items()}
     for name, tensor in stored.items():
         codings[name], coded = encode(tensor)
         parts |= {f"{name}/{part}": t for part, t in coded.items()}
-    return ({"tensors": codings} if codings else {}), parts
+    return codings, parts
 
 
 def _manifest(content: bytes) -> dict[str, Any]:
@@ -156,29 +197,42 @@ def _decode_layer(
     if cls is InputSelect:
         state = {"indices": decode_selection(parts["keep"], config["size"], config["count"])}
         return rebuild(cls, config, state), {}
-    codings = entry.get("tensors", {})
+    state, scales = _decode_tensors(entry.get("tensors", {}), parts)
+    return rebuild(cls, config, state), scales
+
+
+def _decode_state(
+    manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], version: int
+) -> Stored:
+    state, scales = _decode_tensors(manifest["state"], tensors)
+    marks = [unpack_bits(tensors[f"/{n}"], size) for n, size in enumerate(manifest["places"])]
+    surgery = read_surgery(manifest["surgery"], marks)
+    sizes = tuple(_sizes("", state, tensors))
+    return Stored("plain", version, scales, sizes, state=state, surgery=surgery)
+
+
+def _decode_tensors(
+    codings: Mapping[str, Any], parts: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors, and the standard deviations of some, by name."""
     stored = {name: decode(coding, _below(parts, name)) for name, coding in codings.items()}
     state = {name: t for name, t in stored.items() if not name.endswith(_SCALE)}
-    layer, scales = rebuild(cls, config, state), {}
+    scales = {}
     for name in stored.keys() - state.keys():
-        parameter = layer.get_parameter(name.removesuffix(_SCALE))
-        if stored[name].dtype != torch.uint8 or stored[name].shape != parameter.shape:
+        tensor, codes = state[name.removesuffix(_SCALE)], stored[name]
+        if codes.dtype != torch.uint8 or codes.shape != tensor.shape:
             raise ArtifactError("standard deviations do not fit their parameter", given=name)
-        scales[name.removesuffix(_SCALE)] = codes_to_scales(stored[name], parameter.dtype)
-    return layer, scales
+        scales[name.removesuffix(_SCALE)] = codes_to_scales(codes, tensor.dtype)
+    return state, scales
 
 
 def _sizes(
-    entry: Mapping[str, Any], layer: nn.Module, parts: Mapping[str, Tensor]
+    prefix: str, state: Mapping[str, Tensor], parts: Mapping[str, Tensor]
 ) -> Iterator[TensorSize]:
-    if isinstance(layer, InputSelect):
-        name, bits = f"{entry['name']}.indices", 8.0 * parts["keep"].numel()
-        yield TensorSize(name, (layer.size,), layer.count, "bit mask", bits, 0.0)
-        return
-    for kind, tensor in layer.state_dict().items():
+    for kind, tensor in state.items():
         own, scale = _bits(parts, kind), _bits(parts, f"{kind}{_SCALE}")
         yield TensorSize(
-            name=f"{entry['name']}.{kind}",
+            name=f"{prefix}{kind}",
             shape=tuple(tensor.shape),
             kept=int((tensor != 0).sum()),
             coding="bit mask" if "mask" in own else "dense",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+from pyro_turbovbi.compression.state_form import filled
+from pyro_turbovbi.compression.surgery import Surgery
+from pyro_turbovbi.errors import InvalidArgumentError
 
 SCALE_STEPS = 4
 """Standard deviations are kept in quarters of octaves: at most 9 % off."""
@@ -47,19 +51,49 @@ class Stored:
     """A network as a file holds it.
 
     Attributes:
-        module: The network in evaluation mode, on the CPU.
-        scales: Posterior standard deviations by parameter name of `module`, shapes as the
-            parameters'; empty if the file holds none.
         coding: `"plain"` or `"compact"`.
         version: Version of that form.
+        scales: Posterior standard deviations by parameter name, shapes as the parameters'; empty if
+            the file holds none.
         sizes: What every tensor takes.
+        module: The network in evaluation mode, on the CPU; None if it is no chain of layers.
+        state: The tensors of a network that is no chain of layers, by name.
+        surgery: How such a network was cut; None for a chain.
     """
 
-    module: nn.Sequential
-    scales: Mapping[str, Tensor]
     coding: str
     version: int
+    scales: Mapping[str, Tensor]
     sizes: tuple[TensorSize, ...]
+    module: nn.Sequential | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    surgery: Surgery | None = None
+
+    def assembled(self, net: nn.Module | None) -> nn.Module:
+        """The network.
+
+        Args:
+            net: An uncut instance of the class of a network that is no chain of layers; None for a
+                chain. It is not touched.
+
+        Returns:
+            The network in evaluation mode.
+
+        Raises:
+            InvalidArgumentError: If there is a net and the file needs none, or the other way round.
+            ArtifactError, ShapeError: If the net does not fit the file.
+        """
+        if self.module is not None and net is None:
+            return self.module
+        if self.surgery is not None and net is not None:
+            return filled(net, self.surgery, self.state)
+        raise InvalidArgumentError(
+            "the file holds a chain of layers and rebuilds it alone"
+            if net is not None
+            else "the file holds a network whose class it cannot bring along",
+            given=f"net={None if net is None else type(net).__name__}",
+            accepted="net=None" if net is not None else "load(path, net=MyNet())",
+        )
 
 
 def scales_to_codes(scales: Tensor) -> Tensor:

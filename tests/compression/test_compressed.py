@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from pyro_turbovbi.errors import (
     InvalidDataError,
     ShapeError,
     SiteError,
-    UnsupportedError,
     VerificationError,
 )
 from tests.compression.graph_nets import GPT, ResidualMLP, masks_with_dead_units, tokens
@@ -196,10 +196,11 @@ def test_a_network_with_several_outputs() -> None:
     assert report.structure == (4,)
 
 
-def test_what_is_no_chain_says_how_to_save_it(tmp_path: Path) -> None:
-    small = compress(ResidualMLP(), {}, torch.randn(6, 6), measure_latency=False)
-    with pytest.raises(UnsupportedError, match=r"ResidualMLP.*save_model.*surgery\.apply"):
-        small.save(tmp_path / "net.ptv")
+def test_what_is_no_chain_is_loaded_into_its_own_class(tmp_path: Path) -> None:
+    x = torch.randn(6, 6)
+    small = compress(ResidualMLP(), {}, x, measure_latency=False)
+    assert small.save(tmp_path / "net.ptv") == small.report.bytes
+    assert torch.equal(load(tmp_path / "net.ptv", net=ResidualMLP())(x), small.module(x))
 
 
 def test_net_inputs_and_masks_are_untouched() -> None:
@@ -310,6 +311,7 @@ def test_scales_and_uncertainty_are_checked(tmp_path: Path) -> None:
     small = compress(net, masks, x, measure_latency=False)
     with pytest.raises(InvalidArgumentError, match="no standard deviations"):
         small.save(tmp_path / "net.ptv", uncertainty=True)
+    points: Any = [{"a": row, "b": row, "y": row[0]} for row in x]
+    named = torch.utils.data.DataLoader(points)
     with pytest.raises(InvalidArgumentError, match="one input"):
-        points = [{"a": row, "b": row, "y": row[0]} for row in x]
-        small.quantise(torch.utils.data.DataLoader(points), tolerance=0.1)  # type: ignore[arg-type]
+        small.quantise(named, tolerance=0.1)

@@ -30,6 +30,7 @@ from tests.compression.graph_nets import (
     tokens,
 )
 from tests.compression.nets import mlp, random_masks, randomise
+from tests.compression.random_nets import RandomNet
 
 
 @pytest.mark.parametrize("density", [0.5, 0.05])
@@ -44,6 +45,26 @@ def test_the_cut_network_is_smaller_and_computes_the_same(case: Case, density: f
     assert result.report.flops < result.report.flops_dense
     if result.surgery is not None:
         assert type(result.module) is type(net)
+
+
+def test_random_graphs() -> None:
+    check_random_graphs(range(20))
+
+
+@pytest.mark.slow
+def test_many_random_graphs() -> None:
+    check_random_graphs(range(20, 200))
+
+
+def check_random_graphs(seeds: range) -> None:
+    """Each is verified by `compress`; on average much must go."""
+    left = []
+    for seed in seeds:
+        net = randomise(RandomNet(seed), seed)
+        masks = masks_with_dead_units(net, seed, (0.1, 0.3, 0.6)[seed % 3])
+        report = compress(net, masks, images(5), measure_latency=False).report
+        left.append(report.parameters / report.parameters_dense)
+    assert sum(left) / len(left) < 0.7
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -238,8 +238,16 @@ class Fit:
             raise InvalidArgumentError("compress needs a net with one input", given=list(inputs))
         device = next(self.bnn.net.parameters()).device
         x = inputs[:VERIFIED_ROWS].to(device)
-        scales = self.posterior.scale()
-        return compress(self.mean_net(), self.masks(keep), x, scales=scales)
+        return compress(self.mean_net(), self.masks(keep), x, scales=self._finite_scales())
+
+    def _finite_scales(self) -> dict[str, Tensor]:
+        """Standard deviations of the sites that have them: a law of heavy tails may have none."""
+        scales = self.posterior.scale() or {}
+        return {
+            name: scales[name]
+            for name in self.bnn.sites
+            if name in scales and bool(scales[name].isfinite().all())
+        }
 
 
 def support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:

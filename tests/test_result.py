@@ -126,6 +126,21 @@ def test_compress_cuts_to_the_masks_and_computes_the_same() -> None:
     )
 
 
+def test_compress_hands_the_posteriors_scales_on() -> None:
+    x, y = data()
+    fit = run(model(), (x, y), epochs=2)
+    scale = fit.posterior.scale()
+    assert scale is not None
+    small = fit.compress(x, keep=1.0)
+    kept = small.module.get_parameter("2.weight").detach() != 0
+    columns = fit.mean_net().get_parameter("2.weight") != 0
+    assert torch.equal(small.scales["2.weight"] != 0, kept)
+    assert torch.equal(small.scales["2.weight"][kept], scale["2.weight"][columns])
+    infinite = {name: torch.full_like(s, torch.inf) for name, s in scale.items()}
+    fit.posterior = DiagonalPosterior(fit.posterior.mean(), infinite)
+    assert fit.compress(x).scales == {}, "a law without a second moment"
+
+
 def test_declared_hyperparameters_are_reported_exactly() -> None:
     prior = priors.by_site(
         {

@@ -259,7 +259,19 @@ def _columns(shape: torch.Size) -> int:
 
 
 def whole(value: object, least: int, most: int | None) -> int:
-    """A number from a file that must be whole and within bounds."""
+    """A number from a file that must be whole and within bounds.
+
+    Args:
+        value: What the file says.
+        least: The smallest number.
+        most: The largest one; None if there is no bound.
+
+    Returns:
+        The number.
+
+    Raises:
+        ArtifactError: If it is anything else.
+    """
     if type(value) is not int or value < least or (most is not None and value > most):
         raise ArtifactError("the file has a number out of range", given=value)
     return value

@@ -70,6 +70,19 @@ class Flow:
             if number not in tape.outputs:
                 self.needed[number] = self.needed[number] & alive
 
+    def needed_along(self, number: int, dim: int) -> Tensor:
+        """Places along a dim of which some entry is needed.
+
+        Args:
+            number: Number of the value.
+            dim: The dim.
+
+        Returns:
+            Boolean, one for every place.
+        """
+        others = [d for d in range(self.needed[number].ndim) if d != dim]
+        return self.needed[number].any(others) if others else self.needed[number]
+
     def _forward(self, op: Op) -> None:
         self._note_averages(op)
         sources = op.inputs

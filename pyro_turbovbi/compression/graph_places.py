@@ -45,6 +45,21 @@ def varies_along(coordinates: Tensor, dim: int) -> bool:
     return bool((coordinates != coordinates.narrow(dim, 0, 1)).any())
 
 
+def sources_along(coordinates: Tensor, dim: int) -> list[set[int]]:
+    """The places that every place along a dim of the result is made of.
+
+    Args:
+        coordinates: For every entry that the move makes, the place along a dim of its input.
+        dim: A dim of the result.
+
+    Returns:
+        For every place along it, the places of its entries.
+    """
+    return [
+        set(row.unique().tolist()) for row in coordinates.movedim(dim, 0).unsqueeze(-1).flatten(1)
+    ]
+
+
 def in_order(coordinates: Tensor, size: int) -> bool:
     """Whether a move keeps all places of a dim in their order.
 
@@ -58,8 +73,8 @@ def in_order(coordinates: Tensor, size: int) -> bool:
     varying = [d for d in range(coordinates.ndim) if varies_along(coordinates, d)]
     if len(varying) != 1 or coordinates.shape[varying[0]] != size:
         return False
-    along = coordinates.movedim(varying[0], 0).flatten(1)[:, 0]
+    along = coordinates.movedim(varying[0], 0).unsqueeze(-1).flatten(1)[:, 0]
     return bool((along == torch.arange(size)).all())
 
 
-__all__ = ["in_order", "sources_of", "varies_along"]
+__all__ = ["in_order", "sources_along", "sources_of", "varies_along"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_turbovbi.compression.graph_flow import Flow, mixed_dims
 from pyro_turbovbi.compression.graph_partition import FIXED, Axis, Partition
-from pyro_turbovbi.compression.graph_places import in_order, sources_of, varies_along
+from pyro_turbovbi.compression.graph_places import in_order, sources_along, sources_of, varies_along
 from pyro_turbovbi.compression.graph_tape import Op, Tape, contraction_factors
 from pyro_turbovbi.compression.graph_vocabulary import (
     ALONG_A_DIM,
@@ -326,15 +326,13 @@ class Units:
         x, shape = self._axes(source), self._size(source)
         for number in op.inputs[1:]:
             self._fix_all(number)
-        if bool(self._moves_depend(op)) or 0 in shape:
+        by_input = any(bool(self._flow.varies[n].any()) for n in op.inputs[1:])
+        if by_input or 0 in shape:
             return self._unknown(op)
         for output, moved in zip(op.outputs, sources_of(op, self._tape), strict=True):
             if output is not None:
                 self.axes[output] = self._moved(op, x, shape, moved)
         return None
-
-    def _moves_depend(self, op: Op) -> bool:
-        return any(bool(self._flow.varies[n].any()) for n in op.inputs[1:])
 
     def _moved(self, op: Op, x: list[Axis], shape: torch.Size, moved: Tensor) -> list[Axis]:
         """Labels of one output of a move."""
@@ -348,7 +346,7 @@ class Units:
             if not varying or (op.kind in POSITIONAL and not in_order(coordinates, shape[dim])):
                 self._fix(axis)  # places that are chosen by their numbers
                 continue
-            needed = self._needed_along(op.inputs[0], dim)
+            needed = self._flow.needed_along(op.inputs[0], dim).tolist()
             target = self._carrier(axis, coordinates, varying, needed)
             labels = self._merged_along(axis, coordinates, target)
             if carried[target]:  # merged with another dim that has units: only one can be cut
@@ -365,12 +363,8 @@ class Units:
         """Which dim of a split carries the units: the one along which most can go."""
         if len(varying) == 1:
             return varying[0]
-
         self.splits = True
-        units = {
-            target: [set(row.tolist()) for row in coordinates.movedim(target, 0).flatten(1)]
-            for target in varying
-        }
+        units = {target: sources_along(coordinates, target) for target in varying}
         apart = [target for target, rows in units.items() if self._distinct(axis, rows) > 1]
         if self._choice is not None and apart:
             return apart[max(self._choice, -len(apart))]
@@ -388,20 +382,13 @@ class Units:
         find = self.partition.find
         return len({frozenset(find(axis[place]) for place in row) for row in rows})
 
-    def _needed_along(self, number: int, dim: int) -> list[bool]:
-        needed = self._flow.needed[number]
-        others = [d for d in range(needed.ndim) if d != dim]
-        return list((needed.any(others) if others else needed).tolist())
-
     def _merged_along(self, axis: Axis, coordinates: Tensor, target: int) -> Axis:
         """Labels of a dim; the sources of one place become one unit."""
-        rows = coordinates.movedim(target, 0).flatten(1)
         labels = []
-        for row in rows:
-            sources = row.unique().tolist()
-            for other in sources[1:]:
-                self.partition.merge(axis[sources[0]], axis[other])
-            labels.append(axis[sources[0]])
+        for first, *others in map(sorted, sources_along(coordinates, target)):
+            for other in others:
+                self.partition.merge(axis[first], axis[other])
+            labels.append(axis[first])
         return labels
 
 
@@ -417,13 +404,9 @@ def needed_units(units: Units, flow: Flow) -> set[int]:
     """
     found = {FIXED}
     for number, axes in enumerate(units.axes):
-        needed = flow.needed[number]
         for dim, axis in enumerate(axes or []):
-            others = [d for d in range(needed.ndim) if d != dim]
-            along = needed.any(others) if others else needed
-            found |= {
-                units.partition.find(axis[place]) for place in along.nonzero().flatten().tolist()
-            }
+            places = flow.needed_along(number, dim).nonzero().flatten()
+            found |= {units.partition.find(axis[place]) for place in places.tolist()}
     return found
 
 

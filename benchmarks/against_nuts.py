@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors, supports
+from pyro_turbovbi.families import EnumeratedGuide, RelaxedGuide, TurboGuide
 from pyro_turbovbi.likelihoods import Likelihood
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,7 +59,7 @@ class Method:
     """An engine, and the form of the prior that it takes."""
 
     engine: engines.Engine[Any]
-    collapse: bool
+    collapse: bool | Literal["support"]
     epochs: int
 
 
@@ -68,6 +69,15 @@ METHODS = {
     "SVI, AutoNormal": Method(engines.SVI("auto_normal", lr=5e-3), True, STEPS),
     "SVI, AutoLowRankMultivariateNormal": Method(
         engines.SVI("auto_low_rank_multivariate_normal", lr=5e-3), True, STEPS
+    ),
+    "SVI, score-function supports": Method(
+        engines.SVI(lambda bnn: TurboGuide(bnn.sites), lr=5e-3), False, STEPS
+    ),
+    "SVI, straight-through supports": Method(
+        engines.SVI(lambda bnn: RelaxedGuide(bnn.sites), lr=5e-3), False, STEPS
+    ),
+    "SVI, supports summed out": Method(
+        engines.SVI(lambda bnn: EnumeratedGuide(bnn.sites), lr=5e-3), "support", STEPS
     ),
 }
 REFERENCE = Method(NUTS, True, 20)
@@ -202,7 +212,8 @@ def main() -> None:
         "correlation 0.5 between neighbours, true weights in two clusters; three-layer prior with "
         f"a chain support (density {SUPPORT.density}, mean run {SUPPORT.mean_run}), slab scale 1, "
         "spike scale 0.15 (with 0.05 NUTS does not mix on the binary targets), the collapsed "
-        "form of it for SVI and NUTS. Reference: NUTS, "
+        "form of it for NUTS and the autoguides, the one without supports for the guide with "
+        "supports summed out. Reference: NUTS, "
         f"{NUTS.num_chains} chains of {NUTS.num_samples} draws after {NUTS.warmup} of warm-up. "
         f"{STEPS} full-batch steps for SVI and for Turbo with diagonal q(w), KL weight 1. "
         f"Predictive NLL in nats a point on {TEST_POINTS} test points from {DRAWS} draws. "

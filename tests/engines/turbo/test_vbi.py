@@ -358,7 +358,8 @@ def test_a_narrow_spike_from_the_start_freezes_weights_dense(start: float, kept:
     """Why annealing is the default: without it, weights that see no data stay in a slab of
     moderate width.
     """
-    settings = Turbo(lr=1e-2, kl_weight=1.0, annealing=SpikeAnnealing(start, 4.0))
+    annealing = SpikeAnnealing(start, 4.0)
+    settings = Turbo(lr=1e-2, init_scale=0.3, kl_weight=1.0, annealing=annealing)
     fit = fit_sparse(settings, active=dist.Gamma(1.0, 10.0))
     silent = fit.masks()["weight"][0, SILENT]
     assert float(silent.float().mean()) > 0.8 if kept else not bool(silent.any())

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class Op:
         """Whether it treats every entry by itself, its inputs broadcast."""
         return not self.opaque and is_pointwise(self.target)
 
-    @property
+    @cached_property
     def inputs(self) -> list[int]:
         """Numbers of the values that it reads, in the order of the arguments."""
         return [leaf.index for leaf in tree_leaves((self.args, self.kwargs)) if _is_ref(leaf)]

@@ -214,19 +214,26 @@ class Fit:
         """A plain copy of the user's network that carries the posterior means, in eval mode."""
         return self.bnn.net_with(self.posterior.mean())
 
-    def compress(self, data: Data | None = None, *, keep: float | None = None) -> Compressed:
+    def compress(
+        self, data: Data | None = None, *, keep: float | None = None, reorder: bool = False
+    ) -> Compressed:
         """Cut the pruned weights out of the network.
 
         Args:
             data: Data (or a tensor of inputs); on its first 2,048 points the smaller net is
                 verified against the masked one.
             keep: See `masks`.
+            reorder: Whether to put hidden units with similar weights next to each other first, for
+                a more regular support and a smaller file; the net computes the same. See
+                `compression.reorder`.
 
         Raises:
-            UnsupportedError: if what the network does cannot be recorded.
+            UnsupportedError: if what the network does cannot be recorded, or its units cannot be
+                found.
             VerificationError: if the smaller net computes something else.
         """
         from pyro_turbovbi.compression import compress
+        from pyro_turbovbi.compression import reorder as reordered
 
         if data is None:
             raise InvalidArgumentError(
@@ -238,7 +245,11 @@ class Fit:
             raise InvalidArgumentError("compress needs a net with one input", given=list(inputs))
         device = next(self.bnn.net.parameters()).device
         x = inputs[:VERIFIED_ROWS].to(device)
-        return compress(self.mean_net(), self.masks(keep), x, scales=self._finite_scales())
+        net, masks, scales = self.mean_net(), self.masks(keep), self._finite_scales()
+        if reorder:
+            ordered = reordered(net, masks)
+            net, masks, scales = ordered.net, ordered.masks, ordered.arrange(scales)
+        return compress(net, masks, x, scales=scales)
 
     def _finite_scales(self) -> dict[str, Tensor]:
         """Standard deviations of the sites that have them: a law of heavy tails may have none."""

@@ -6,6 +6,7 @@ This package takes plain networks and masks: it knows nothing of how they were t
 from pyro_turbovbi.compression.artifact import load, load_posterior
 from pyro_turbovbi.compression.compressed import Compressed, compress
 from pyro_turbovbi.compression.masking import masked
+from pyro_turbovbi.compression.order import Reordered, reorder
 from pyro_turbovbi.compression.quantisation import Quantisation
 from pyro_turbovbi.compression.regularity import Regularity, regularity
 from pyro_turbovbi.compression.report import CompressionReport
@@ -18,10 +19,12 @@ __all__ = [
     "LoadedPosterior",
     "Quantisation",
     "Regularity",
+    "Reordered",
     "compress",
     "load",
     "load_posterior",
     "masked",
     "regularity",
+    "reorder",
     "shrink",
 ]

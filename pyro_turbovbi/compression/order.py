@@ -29,6 +29,7 @@ class Reordered:
         masks: The masks in the new order.
         orders: Per group of units the numbers of the old units in their new order; groups that
             stayed as they were are missing.
+        members: Per group what its units run along.
         before: Regularity of all masks together before.
         after: The same after.
     """
@@ -36,8 +37,21 @@ class Reordered:
     net: nn.Module
     masks: dict[str, Tensor]
     orders: dict[str, Tensor]
+    members: Mapping[str, tuple[Member, ...]]
     before: Regularity
     after: Regularity
+
+    def arrange(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Puts more tensors of parameters' shapes, such as standard deviations, in the new order.
+
+        Args:
+            tensors: By name of the parameter.
+        """
+        moved = dict(tensors)
+        for group, order in self.orders.items():
+            along = self.members[group]
+            moved = {name: permuted(name, value, along, order) for name, value in moved.items()}
+        return moved
 
     def __repr__(self) -> str:
         """The gain in words."""
@@ -84,8 +98,8 @@ def reorder(net: nn.Module, masks: Mapping[str, Tensor]) -> Reordered:
         _permute_net(new, members, order)
     parts = [Regularity.total(map(regularity, side.values())) for side in (now, moved)]
     if parts[1].clusters >= parts[0].clusters:
-        return Reordered(copy.deepcopy(net).eval(), now, {}, parts[0], parts[0])
-    return Reordered(new, moved, orders, *parts)
+        return Reordered(copy.deepcopy(net).eval(), now, {}, {}, parts[0], parts[0])
+    return Reordered(new, moved, orders, groups.members, *parts)
 
 
 def unit_features(members: Iterable[Member], size: int, masks: Mapping[str, Tensor]) -> Tensor:

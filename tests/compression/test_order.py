@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pyro_turbovbi as ptv
+from pyro_turbovbi import engines, likelihoods, priors
 from pyro_turbovbi.compression.masking import masked
 from pyro_turbovbi.compression.order import reorder
 from pyro_turbovbi.compression.regularity import regularity
@@ -99,3 +101,28 @@ def test_a_support_that_cannot_gain_is_left_alone() -> None:
     net = mlp()
     masks = {name: torch.ones_like(p) for name, p in net.named_parameters() if p.dim() > 1}
     assert not reorder(net, masks).orders
+
+
+def test_other_tensors_follow() -> None:
+    torch.manual_seed(0)
+    net = mlp()
+    masks = shuffled_bands(net)
+    found = reorder(net, masks)
+    weights = {name: net.get_parameter(name).detach() for name in masks}
+    for name, weight in found.arrange(weights).items():
+        torch.testing.assert_close(weight, found.net.get_parameter(name).detach())
+
+
+def test_a_fit_is_compressed_in_the_new_order() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 24), nn.Tanh(), nn.Linear(24, 3)
+    )
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.Normal(1.0))
+    data = torch.randn(60, 20), torch.arange(60) % 3
+    fit = ptv.fit(bnn, data, engine=engines.Turbo(), epochs=1, seed=0, progress=False)
+    plain, ordered = (fit.compress(data, keep=0.1, reorder=one) for one in (False, True))
+    torch.testing.assert_close(ordered.module(data[0]), plain.module(data[0]))
+    clusters = [small.report.regularity_total.clusters for small in (plain, ordered)]
+    assert clusters[1] < clusters[0]
+    assert ordered.scales.keys() == plain.scales.keys()

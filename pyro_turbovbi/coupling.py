@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pyro_turbovbi.errors import UnsupportedError
@@ -118,6 +118,31 @@ def couplings(net: nn.Module, weights: Iterable[str]) -> Couplings:
     reader = _Reader(net)
     reader.read()
     return reader.result(list(weights))
+
+
+def unit_features(members: Iterable[Member], size: int, masks: Mapping[str, Tensor]) -> Tensor:
+    """Which weights each unit of a group keeps.
+
+    Args:
+        members: What the units run along.
+        size: Number of units.
+        masks: Boolean masks by name; members without one do not count.
+
+    Returns:
+        Boolean, shape (units, weights in and out).
+    """
+    features = [torch.zeros(size, 0, dtype=torch.bool)]
+    for member in members:
+        if member.name in masks:
+            along = masks[member.name].movedim(member.dim, 0).cpu()
+            features.append(along.reshape(size, -1))
+    return torch.cat(features, 1)
+
+
+def entries(order: Tensor, member: Member) -> Tensor:
+    """Indices along a member's dim that put its units in a new order."""
+    within = torch.arange(member.each)
+    return (order[:, None] * member.each + within).flatten()
 
 
 class _Group:
@@ -364,4 +389,4 @@ def _graph(net: nn.Module) -> fx.Graph:
         ) from error
 
 
-__all__ = ["INPUT", "Coupling", "Couplings", "couplings"]
+__all__ = ["INPUT", "Coupling", "Couplings", "Member", "couplings", "entries", "unit_features"]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pyro_turbovbi.compression.masking import masked
 from pyro_turbovbi.compression.regularity import Regularity, as_bool, regularity
-from pyro_turbovbi.compression.seriation import seriate
-from pyro_turbovbi.coupling import INPUT, Member, couplings
+from pyro_turbovbi.coupling import INPUT, Member, couplings, entries, unit_features
+from pyro_turbovbi.kernels.seriation import seriate
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,37 +102,12 @@ def reorder(net: nn.Module, masks: Mapping[str, Tensor]) -> Reordered:
     return Reordered(new, moved, orders, groups.members, *parts)
 
 
-def unit_features(members: Iterable[Member], size: int, masks: Mapping[str, Tensor]) -> Tensor:
-    """Which weights each unit of a group keeps.
-
-    Args:
-        members: What the units run along.
-        size: Number of units.
-        masks: Boolean masks by name; members without one do not count.
-
-    Returns:
-        Boolean, shape (units, weights in and out).
-    """
-    features = [torch.zeros(size, 0, dtype=torch.bool)]
-    for member in members:
-        if member.name in masks:
-            along = masks[member.name].movedim(member.dim, 0).cpu()
-            features.append(along.reshape(size, -1))
-    return torch.cat(features, 1)
-
-
 def permuted(name: str, tensor: Tensor, members: Iterable[Member], order: Tensor) -> Tensor:
     """A tensor with the units of one group in a new order; itself if they do not run along it."""
     for member in members:
         if member.name == name:
             tensor = tensor.index_select(member.dim, entries(order, member).to(tensor.device))
     return tensor
-
-
-def entries(order: Tensor, member: Member) -> Tensor:
-    """Indices along a member's dim that put its units in a new order."""
-    within = torch.arange(member.each)
-    return (order[:, None] * member.each + within).flatten()
 
 
 @torch.no_grad()
@@ -142,4 +117,4 @@ def _permute_net(net: nn.Module, members: Iterable[Member], order: Tensor) -> No
         tensors[name].copy_(permuted(name, tensors[name], members, order))
 
 
-__all__ = ["Reordered", "entries", "permuted", "reorder", "unit_features"]
+__all__ = ["Reordered", "permuted", "reorder"]

@@ -15,17 +15,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import ceil, log
+from math import log
 
 import torch
 from torch import Tensor, nn
 
-from pyro_turbovbi.batches import Batch, Inputs, num_rows
-from pyro_turbovbi.coupling import INPUT, Couplings, Member, couplings
-from pyro_turbovbi.engines.protocol import Plan
+from pyro_turbovbi.batches import Batch, Inputs
+from pyro_turbovbi.coupling import INPUT, Couplings, Member
 from pyro_turbovbi.engines.turbo.site import Place, ThreeLayerSite
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
-from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.families.guide import TurboGuide
 from pyro_turbovbi.lift import BayesianNet
@@ -274,71 +272,8 @@ def _write_back(
             selection.scatter(name, theirs[name], tensor)
 
 
-class CompactingTurbo:
-    """A Turbo-VBI run that takes dead units out of the computation from time to time.
-
-    Args:
-        whole: The run on the whole net, set up.
-        plan: What is known of the training.
-        every: Epochs between two compactions.
-
-    Attributes:
-        whole: The run on the whole net; up to date after `posterior_state` and `finish`.
-        active: The run that takes the steps.
-
-    Raises:
-        UnsupportedError: if the net cannot be traced, or the factorisation is the mean-field one.
-    """
-
-    def __init__(self, whole: TurboVBI, plan: Plan, every: int) -> None:
-        assert isinstance(whole.model, BayesianNet)
-        if whole.settings.factorisation != "structured":
-            raise UnsupportedError(
-                "compaction needs the structured factorisation",
-                given=f"factorisation={whole.settings.factorisation!r}",
-                accepted='factorisation="structured", or compact_every=None',
-            )
-        net = whole.model.net
-        names = [name for name, p in net.named_parameters() if p.dim() > 1]
-        self._groups = couplings(net, names)
-        self._interval = every * ceil(plan.num_data / num_rows(plan.example.x))
-        self._next = self._interval
-        self.whole = self.active = whole
-
-    def step(self, batch: Batch) -> float:
-        """One step; before it, a compaction if one is due."""
-        # Noise comes in antithetic pairs of steps, which a compaction must not tear apart.
-        if self.active.steps_done >= self._next and self.active.steps_done % 2 == 0:
-            self._next += self._interval
-            if _agrees(self.active, batch):
-                self._compact(batch)
-        return self.active.step(*batch)
-
-    def finish(self) -> None:
-        """Go back to the whole net, with everything that left it inactive."""
-        self.update_whole()
-        self.active = self.whole
-        self.whole.exchange()
-
-    def update_whole(self) -> TurboVBI:
-        """Write the state of the active run back; return the run on the whole net."""
-        if isinstance(self.active, NarrowTurbo):
-            self.active.write_back()
-        return self.whole
-
-    def _compact(self, batch: Batch) -> None:
-        masks = {
-            name: site.place.embed(site.probs, 0.0) > 0.5
-            for name, site in self.active.sites.items()
-            if isinstance(site, ThreeLayerSite)
-        }
-        shape = batch.x.shape if isinstance(batch.x, Tensor) else torch.Size()
-        selection = select(self._groups, masks, shape)
-        self.active = NarrowTurbo(self.update_whole(), selection, batch)
-
-
 @torch.no_grad()
-def _agrees(turbo: TurboVBI, batch: Batch) -> bool:
+def agrees(turbo: TurboVBI, batch: Batch) -> bool:
     """Whether the net without its inactive weights says the same as the posterior mean."""
     bnn = turbo.model
     assert isinstance(bnn, BayesianNet)
@@ -360,4 +295,4 @@ def _agrees(turbo: TurboVBI, batch: Batch) -> bool:
     return bool((scores[0] - scores[1]).abs() <= AGREEMENT)
 
 
-__all__ = ["AGREEMENT", "CompactingTurbo", "NarrowNet", "NarrowTurbo", "Selection", "select"]
+__all__ = ["AGREEMENT", "NarrowNet", "NarrowTurbo", "Selection", "agrees", "select"]

@@ -9,8 +9,8 @@ import torch
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.distributions import MarkovGridSupport
 from pyro_turbovbi.engines.protocol import Plan
-from pyro_turbovbi.engines.turbo.compaction import CompactingTurbo
 from pyro_turbovbi.engines.turbo.linear_gaussian import LinearGaussianState
+from pyro_turbovbi.engines.turbo.restructuring import RestructuringTurbo
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.site import SpikeSlab, ThreeLayerSite, learned_hyperparameters
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
@@ -18,7 +18,7 @@ from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import DiagonalPosterior, Posterior
 
-TurboState = TurboVBI | CompactingTurbo | LinearGaussianState
+TurboState = TurboVBI | RestructuringTurbo | LinearGaussianState
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Turbo(TurboSettings):
         compact_every: Epochs between two compactions, at which units that nothing reads any more
             leave the computation, so that epochs get cheaper as the net gets smaller; None
             (default): never. It waits until the inactive weights can be cut without harm.
+        reorder_every: Epochs after which hidden units are put in an order in which those with
+            similar weights are neighbours, so that chains along them couple like with like; None
+            (default): never. The net that comes out has its hidden units in another order.
 
     Raises:
         InvalidArgumentError: if a setting is out of range.
@@ -41,16 +44,18 @@ class Turbo(TurboSettings):
     """
 
     compact_every: int | None = None
+    reorder_every: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        every = self.compact_every
-        if every is not None and every < 1:
-            raise InvalidArgumentError(
-                "Turbo setting 'compact_every' is out of range",
-                given=every,
-                accepted="1, 2, ..., or None",
-            )
+        for name in ("compact_every", "reorder_every"):
+            every = getattr(self, name)
+            if every is not None and every < 1:
+                raise InvalidArgumentError(
+                    f"Turbo setting {name!r} is out of range",
+                    given=every,
+                    accepted="1, 2, ..., or None",
+                )
 
     @property
     def name(self) -> str:
@@ -68,26 +73,28 @@ class Turbo(TurboSettings):
             return LinearGaussianState(bnn, self, plan.num_steps)
         state = TurboVBI(bnn, settings=self, num_steps=plan.num_steps)
         state.setup(*plan.example)
-        if self.compact_every is not None:
-            return CompactingTurbo(state, plan, self.compact_every)
+        if self.compact_every is not None or self.reorder_every is not None:
+            return RestructuringTurbo(
+                state, plan, compact_every=self.compact_every, reorder_every=self.reorder_every
+            )
         return state
 
     def step(self, state: TurboState, batch: Batch) -> float:
         """See `Engine.step`."""
         if isinstance(state, LinearGaussianState):
             return state.step(_tensor(batch), batch.y)
-        return state.step(batch) if isinstance(state, CompactingTurbo) else state.step(*batch)
+        return state.step(batch) if isinstance(state, RestructuringTurbo) else state.step(*batch)
 
     def evaluate(self, state: TurboState, batch: Batch) -> float:
         """See `Engine.evaluate`."""
         if isinstance(state, LinearGaussianState):
             return state.loss(_tensor(batch), batch.y)
-        run = state.active if isinstance(state, CompactingTurbo) else state
+        run = state.active if isinstance(state, RestructuringTurbo) else state
         return run.evaluate_loss(*batch)
 
     def finish(self, state: TurboState) -> None:
         """Bring the supports up to date with the last q(w)."""
-        if isinstance(state, CompactingTurbo):
+        if isinstance(state, RestructuringTurbo):
             state.finish()
         elif isinstance(state, TurboVBI):
             state.exchange()
@@ -96,7 +103,7 @@ class Turbo(TurboSettings):
         """See `Engine.posterior`."""
         if isinstance(state, LinearGaussianState):
             return state.result()
-        if isinstance(state, CompactingTurbo):
+        if isinstance(state, RestructuringTurbo):
             return self.posterior(state.update_whole())
         factors = list(state.guide)
         probs = {n: s.probs for n, s in state.sites.items() if isinstance(s, ThreeLayerSite)}
@@ -110,7 +117,7 @@ class Turbo(TurboSettings):
 
     def elbo_kind(self, state: TurboState) -> str:
         """See `Engine.elbo_kind`: "Bethe" under a grid or shared gates, otherwise "bound"."""
-        if isinstance(state, CompactingTurbo):
+        if isinstance(state, RestructuringTurbo):
             return self.elbo_kind(state.whole)
         if isinstance(state, TurboVBI) and state.gates is not None:
             return "Bethe"

@@ -32,6 +32,10 @@ class ModuleB:
         self._damping, self._site = damping, site
         self._posterior: SupportPosterior | None = None
 
+    def forget(self) -> None:
+        """Start the next exchange cold: the elements have moved."""
+        self._posterior = None
+
     def exchange(
         self, llr: Tensor, prior_log_odds: Tensor, *, learn: bool = False
     ) -> SupportPosterior:

@@ -187,6 +187,17 @@ class SharedGates:
         self._prior = [factor.log_odds.detach().clone() for factor in self._factors]
         self.log_odds: dict[str, Tensor] = dict(zip(self._names, self._prior, strict=True))
 
+    def rearrange(self, orders: Mapping[str, Tensor]) -> None:
+        """Follow units that have changed their order; the next exchange starts cold.
+
+        Args:
+            orders: By name of the group, the numbers of the old units in their new order.
+        """
+        self._messages = None
+        for name, order in orders.items():
+            if name in self.log_odds:
+                self.log_odds[name] = self.log_odds[name][order.to(self.log_odds[name].device)]
+
     def probs(self) -> dict[str, Tensor]:
         """Posterior probabilities of open gates by name of the group."""
         return {name: log_odds.sigmoid() for name, log_odds in self.log_odds.items()}

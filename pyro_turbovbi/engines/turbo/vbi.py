@@ -98,6 +98,16 @@ class TurboVBI:
         self._noises: list[Tensor] = []
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The one optimizer over all parameters."""
+        return self._optimizer
+
+    @property
+    def noises(self) -> list[Tensor]:
+        """The noise of the last step, by factor; empty before the first one."""
+        return self._noises
+
+    @property
     def progress(self) -> float:
         """Fraction of the schedules that is done, in [0, 1]."""
         return min(1.0, self.steps_done / self.num_steps)

@@ -12,12 +12,8 @@ from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.coupling import couplings
 from pyro_turbovbi.engines import TurboSettings
 from pyro_turbovbi.engines.protocol import Plan
-from pyro_turbovbi.engines.turbo.compaction import (
-    CompactingTurbo,
-    NarrowNet,
-    NarrowTurbo,
-    select,
-)
+from pyro_turbovbi.engines.turbo.compaction import NarrowNet, NarrowTurbo, select
+from pyro_turbovbi.engines.turbo.restructuring import RestructuringTurbo
 from pyro_turbovbi.engines.turbo.site import ThreeLayerSite
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
@@ -215,7 +211,7 @@ def test_the_run_gets_narrower_and_comes_back_whole() -> None:
     x, y = digits()
     engine = engines.Turbo(compact_every=1, kl_weight=1.0, lr=1e-2)
     state = engine.init(bnn, Plan(600, 600, Batch((x[:50], y[:50]))))
-    assert isinstance(state, CompactingTurbo)
+    assert isinstance(state, RestructuringTurbo)
     widths = []
     for step in range(600):
         rows = torch.arange(step * 50, step * 50 + 50) % 600

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.compression.regularity import regularity
-from pyro_turbovbi.compression.seriation import runs, seriate
 from pyro_turbovbi.errors import InvalidArgumentError
+from pyro_turbovbi.kernels.seriation import runs, seriate
 
 
 def banded(units: int) -> Tensor:

@@ -53,7 +53,7 @@ bench-peers: $(STAMP)
 		$(PIP) install --editable ".[bench-peers]"
 
 bench: bench-peers
-	rm -f benchmarks/results/lenet_300_100/*.json benchmarks/results/swap_priors/*.json  # stored runs: measured again
+	rm -f benchmarks/results/lenet_300_100/*.json benchmarks/results/swap_priors/*.json benchmarks/results/against_nuts/*.json  # stored runs: measured again
 	for case in benchmarks/*.py; do $(BIN)/python $$case || exit 1; done
 	$(MAKE) tables
 

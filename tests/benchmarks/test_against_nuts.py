@@ -29,6 +29,7 @@ def test_writes_a_row_of_every_method_and_problem(
 ) -> None:
     shorten(monkeypatch, 4, 2, 3)
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(benchmark, "SEEDS", (0,))
     monkeypatch.setattr(benchmark, "DRAWS", 5)
     benchmark.main()
@@ -37,7 +38,7 @@ def test_writes_a_row_of_every_method_and_problem(
     assert result["readme"] is False
     rows = {(row["problem"], row["method"]): row for row in result["rows"]}
     assert ("classification", "Turbo, exact q(w)") not in rows, "it is for Gaussian noise"
-    assert len(rows) == 9
+    assert len(rows) == 15
     for (_, method), row in rows.items():
         assert row["predictive_nll"]["median"] > 0
         assert ("nll_ratio_to_nuts" in row) == (method != "NUTS")

@@ -11,7 +11,7 @@ happens to them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pyro_turbovbi.errors import UnsupportedError
+from pyro_turbovbi.kernels.seriation import seriate
 
 #: Input features and channels, as a group's name.
 INPUT = "input"
@@ -143,6 +144,33 @@ def entries(order: Tensor, member: Member) -> Tensor:
     """Indices along a member's dim that put its units in a new order."""
     within = torch.arange(member.each)
     return (order[:, None] * member.each + within).flatten()
+
+
+def put_in_order(
+    groups: Couplings,
+    masks: Callable[[], Mapping[str, Tensor]],
+    move: Callable[[tuple[Member, ...], Tensor], None],
+) -> dict[str, Tensor]:
+    """Make units with similar weights neighbours, one group of hidden units after the other.
+
+    Args:
+        groups: The units of a network.
+        masks: Returns the present boolean masks by name: what was moved before counts.
+        move: Takes what the units of a group run along and the numbers of the old units in their
+            new order, and moves them.
+
+    Returns:
+        The new orders by name of the group, those that have changed.
+    """
+    orders: dict[str, Tensor] = {}
+    for name, members in groups.members.items():
+        if name.startswith(INPUT):
+            continue
+        order = seriate(unit_features(members, groups.sizes[name], masks()))
+        if not bool((order.diff() == 1).all()):
+            orders[name] = order
+            move(members, order)
+    return orders
 
 
 class _Group:
@@ -389,4 +417,13 @@ def _graph(net: nn.Module) -> fx.Graph:
         ) from error
 
 
-__all__ = ["INPUT", "Coupling", "Couplings", "Member", "couplings", "entries", "unit_features"]
+__all__ = [
+    "INPUT",
+    "Coupling",
+    "Couplings",
+    "Member",
+    "couplings",
+    "entries",
+    "put_in_order",
+    "unit_features",
+]

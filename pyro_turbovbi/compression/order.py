@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from pyro_turbovbi.compression.masking import masked
 from pyro_turbovbi.compression.regularity import Regularity, as_bool, regularity
-from pyro_turbovbi.coupling import INPUT, Member, couplings, entries, unit_features
-from pyro_turbovbi.kernels.seriation import seriate
+from pyro_turbovbi.coupling import Member, couplings, entries, put_in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +83,14 @@ def reorder(net: nn.Module, masks: Mapping[str, Tensor]) -> Reordered:
     masked(net, masks)  # checks
     groups = couplings(net, [name for name, p in net.named_parameters() if p.dim() > 1])
     now = {name: as_bool(mask, f"the mask of {name!r}") for name, mask in masks.items()}
-    orders = {}
     new, moved = copy.deepcopy(net).eval(), dict(now)
-    # Group after group: the features of one are in the order that the groups before it have got.
-    for name, members in groups.members.items():
-        if name.startswith(INPUT):
-            continue
-        order = seriate(unit_features(members, groups.sizes[name], moved))
-        if bool((order.diff() == 1).all()):
-            continue
-        orders[name] = order
-        moved = {key: permuted(key, mask, members, order) for key, mask in moved.items()}
+
+    def move(members: tuple[Member, ...], order: Tensor) -> None:
+        for key, mask in moved.items():
+            moved[key] = permuted(key, mask, members, order)
         _permute_net(new, members, order)
+
+    orders = put_in_order(groups, lambda: moved, move)
     parts = [Regularity.total(map(regularity, side.values())) for side in (now, moved)]
     if parts[1].clusters >= parts[0].clusters:
         return Reordered(copy.deepcopy(net).eval(), now, {}, {}, parts[0], parts[0])

@@ -28,7 +28,7 @@ from pyro_turbovbi.engines._latents import (
 from pyro_turbovbi.engines._support_probs import guide_support_probs
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
-from pyro_turbovbi.families import SiteGuide, TurboGuide
+from pyro_turbovbi.families import SiteGuide
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import DiagonalPosterior, Posterior, SampledPosterior, Weights
 from pyro_turbovbi.priors.base import Moments, NonCentred
@@ -149,7 +149,7 @@ class SVI:
         support = guide_support_probs(
             state.guide, example, sites, lambda: _draw(state.guide, example, sites)
         )
-        if isinstance(state.guide, TurboGuide | SiteGuide):
+        if isinstance(state.guide, SiteGuide):
             return _factorised(state.guide, support)
         if isinstance(state.guide, autoguides.AutoNormal) and direct:
             return _diagonal(state.guide, sites, support)
@@ -206,7 +206,7 @@ def _normal_moments(guide: autoguides.AutoNormal, names: Iterable[str]) -> dict[
     }
 
 
-def _factorised(guide: TurboGuide | SiteGuide, support: Weights | None) -> DiagonalPosterior:
+def _factorised(guide: SiteGuide, support: Weights | None) -> DiagonalPosterior:
     return DiagonalPosterior(
         loc={factor.name: factor.loc.detach().clone() for factor in guide},
         scales={factor.name: factor.scale.detach() for factor in guide},

@@ -31,8 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi._pyro import local_param
-from pyro_turbovbi.families.factors import NormalFactor
-from pyro_turbovbi.families.guide import INIT_SCALE
+from pyro_turbovbi.families.factors import INIT_SCALE, NormalFactor
 from pyro_turbovbi.families.site_guide import SiteGuide, three_layer_of
 from pyro_turbovbi.kernels.evidence import log_evidence
 from pyro_turbovbi.priors.base import WeightSite

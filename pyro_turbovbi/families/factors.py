@@ -26,6 +26,9 @@ from pyro_turbovbi.priors.normal import Normal
 from pyro_turbovbi.priors.three_layer import Components, ThreeLayer, closed_component
 from pyro_turbovbi.priors.unit_gates import Gates
 
+#: Start of the posterior scales, in units of 1 / sqrt(fan-in).
+INIT_SCALE = 0.3
+
 
 class NormalFactor(nn.Module):
     """q(w) = Normal(loc, scale^2), element by element.

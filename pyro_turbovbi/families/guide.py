@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_turbovbi.errors import UnsupportedError
-from pyro_turbovbi.families.factors import GateFactor, NormalFactor, ThreeLayerFactor, make_factor
+from pyro_turbovbi.families.factors import (
+    INIT_SCALE,
+    GateFactor,
+    NormalFactor,
+    ThreeLayerFactor,
+    make_factor,
+)
+from pyro_turbovbi.families.site_guide import SiteGuide
 from pyro_turbovbi.priors.base import (
     SubstituteWeights,
     WeightSite,
@@ -23,11 +30,8 @@ from pyro_turbovbi.priors.base import (
 )
 from pyro_turbovbi.priors.unit_gates import Gates
 
-#: Start of the posterior scales, in units of 1 / sqrt(fan-in).
-INIT_SCALE = 0.3
 
-
-class TurboGuide(nn.Module):
+class TurboGuide(SiteGuide):
     """A Pyro guide over the weights of any model that draws them from priors of this package.
 
     All parameters exist after construction. It is what `TurboVBI` trains, and stock
@@ -50,21 +54,11 @@ class TurboGuide(nn.Module):
         autoguide: AutoNormal | None = None,
         init_scale: float = INIT_SCALE,
     ) -> None:
-        super().__init__()
-        if not sites:
-            raise UnsupportedError(
-                "the model draws no weight from a prior of this package",
-                accepted="ptv.lift(net, ...), or a Pyro model that calls prior.sample(name, shape)",
-            )
-        self.sites = dict(sites)
-        self.factors = nn.ModuleList(make_factor(site, init_scale) for site in sites.values())
+        super().__init__(sites, make_factor, init_scale=init_scale)
         self._gates = nn.ModuleList(
             GateFactor(gates, like) for gates, like in gate_groups(sites).values()
         )
         self.autoguide = autoguide
-
-    def __iter__(self) -> Iterator[NormalFactor]:
-        return iter(self.factors)  # type: ignore[arg-type]
 
     @property
     def gate_factors(self) -> list[GateFactor]:

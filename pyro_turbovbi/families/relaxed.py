@@ -51,8 +51,7 @@ from pyro_turbovbi.distributions import (
     StraightThroughBernoulli,
 )
 from pyro_turbovbi.errors import UnsupportedError
-from pyro_turbovbi.families.factors import NormalFactor
-from pyro_turbovbi.families.guide import INIT_SCALE
+from pyro_turbovbi.families.factors import INIT_SCALE, NormalFactor
 from pyro_turbovbi.families.site_guide import SiteGuide, three_layer_of
 from pyro_turbovbi.priors.base import WeightSite
 from pyro_turbovbi.priors.three_layer import ThreeLayer

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_turbovbi.errors import UnsupportedError
-from pyro_turbovbi.families.factors import NormalFactor
-from pyro_turbovbi.families.guide import INIT_SCALE
+from pyro_turbovbi.families.factors import INIT_SCALE, NormalFactor
 from pyro_turbovbi.priors.base import WeightSite
 from pyro_turbovbi.priors.normal import Normal
 from pyro_turbovbi.priors.three_layer import ThreeLayer

@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pyro_turbovbi.engines.turbo.settings import INIT_SCALE, TurboSettings
+from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.site import SpikeSlab, learned_hyperparameters, make_site
 from pyro_turbovbi.errors import UnsupportedError
-from pyro_turbovbi.families.factors import make_factor
+from pyro_turbovbi.families.factors import INIT_SCALE, make_factor
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.likelihoods import Gaussian
 from pyro_turbovbi.posterior import SampledPosterior

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.batches import Batch, num_rows
-from pyro_turbovbi.coupling import INPUT, Couplings, couplings, entries, unit_features
+from pyro_turbovbi.coupling import Couplings, Member, couplings, entries, put_in_order
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.engines.turbo.compaction import NarrowTurbo, Selection, agrees, select
 from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab
@@ -24,7 +24,6 @@ from pyro_turbovbi.engines.turbo.site import SpikeSlab, ThreeLayerSite
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.families.factors import ThreeLayerFactor
-from pyro_turbovbi.kernels.seriation import seriate
 from pyro_turbovbi.lift import BayesianNet
 
 #: Fraction of the training after which hidden units stay where they are: messages settle.
@@ -134,18 +133,14 @@ def permute(run: TurboVBI, groups: Couplings) -> dict[str, Tensor]:
     Returns:
         The new orders by name of the group, those that have changed.
     """
-    orders: dict[str, Tensor] = {}
-    for name, members in groups.members.items():
-        if name.startswith(INPUT):
-            continue
-        order = seriate(unit_features(members, groups.sizes[name], masks_of(run)))
-        if bool((order.diff() == 1).all()):
-            continue
-        orders[name] = order
+
+    def move(members: tuple[Member, ...], order: Tensor) -> None:
         moved: dict[str, dict[int, Tensor]] = {}
         for member in members:
             moved.setdefault(member.name, {})[member.dim] = entries(order, member)
         _rearrange(run, Selection(moved, None))
+
+    orders = put_in_order(groups, lambda: masks_of(run), move)
     if run.gates is not None and orders:
         run.gates.rearrange(orders)
     return orders

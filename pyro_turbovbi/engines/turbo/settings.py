@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from pyro_turbovbi.errors import InvalidArgumentError
+from pyro_turbovbi.families.factors import INIT_SCALE
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters, closed_component
 
 Factorisation = Literal["structured", "mean_field"]
@@ -16,7 +17,7 @@ SettingsT = TypeVar("SettingsT", bound="TurboSettings")
 # Chosen on MNIST's validation split, those of regressions on validation points of the UCI sets
 # (docs: "Choices").
 CLASSIFIER_KL_WEIGHT = 0.2
-LR, INIT_SCALE = 4e-3, 0.3
+LR = 4e-3
 REGRESSION_LR, REGRESSION_INIT_SCALE = 1e-2, 0.1
 
 

@@ -16,11 +16,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_turbovbi._pyro import buffers_kept
-from pyro_turbovbi.engines.turbo.settings import INIT_SCALE, LR, TurboSettings
+from pyro_turbovbi.engines.turbo.settings import LR, TurboSettings
 from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates
 from pyro_turbovbi.engines.turbo.site import SiteState, make_site
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
-from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
+from pyro_turbovbi.families.factors import INIT_SCALE, NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.families.guide import TurboGuide, turbo_guide
 from pyro_turbovbi.priors.base import SubstituteWeights
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from pyro_turbovbi.batches import Data, as_tensors
 from pyro_turbovbi.compression.artifact import save, serialise
@@ -27,20 +26,14 @@ from pyro_turbovbi.compression.regularity import Regularity, regularity
 from pyro_turbovbi.compression.report import CompressionReport
 from pyro_turbovbi.compression.shrink import Cut
 from pyro_turbovbi.compression.surgery import Surgery
+from pyro_turbovbi.compression.verification import BATCH, check_inputs, largest_deviation, verify
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
     ShapeError,
     SiteError,
     UnsupportedError,
-    VerificationError,
 )
-
-TOLERANCE = 1e-5
-"""Accepted deviation of the cut network, relative to the largest output of the masked network."""
-BATCH = 256
-NOISE = 64
-"""Number of random inputs that are checked besides the given ones."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -185,7 +178,7 @@ class Compressed:
         own = {name: self.names.get(name, name) for name in self.masks}
         left = {name: module.get_parameter(own[name]).detach() != 0 for name in own}
         kept = {own[name]: mask for name, mask in left.items()}
-        deviation = _deviation(self.module, module, x)
+        deviation = largest_deviation(self.module, module, x)
         return Compressed(
             module,
             _requantised(self.report, module, how, left, deviation, self.surgery),
@@ -242,7 +235,7 @@ def compress(
         SiteError, ShapeError, InvalidArgumentError, InvalidDataError: If masks or inputs do not
             fit.
     """
-    _check_inputs(inputs)
+    check_inputs(inputs)
     example = inputs[:BATCH]
     pruned = masked(net, masks)
     cut = cut_any(pruned, example, masks)
@@ -312,16 +305,6 @@ def _requantised(
     )
 
 
-def _deviation(exact: nn.Module, rounded: nn.Module, inputs: Tensor) -> float:
-    """The largest deviation on some inputs, relative to the largest output."""
-    device = next(exact.parameters()).device
-    with torch.inference_mode():
-        pairs = [(exact(x), rounded(x)) for x in inputs.to(device).split(BATCH)]
-    largest = max(float(a.abs().max()) for a, _ in pairs)
-    deviation = max(float((a - b).abs().max()) for a, b in pairs)
-    return deviation / largest if largest else deviation
-
-
 def _check_scales(net: nn.Module, scales: Mapping[str, Tensor]) -> None:
     parameters = dict(net.named_parameters(remove_duplicate=False))
     for name, scale in scales.items():
@@ -342,77 +325,3 @@ def _check_scales(net: nn.Module, scales: Mapping[str, Tensor]) -> None:
                 f"the scales of '{name}' hold negative numbers, NaN or infinity",
                 accepted="standard deviations",
             )
-
-
-def verify(pruned: nn.Module, cut: nn.Module, inputs: Tensor) -> float:
-    """Checks that two networks compute the same.
-
-    Both run in double precision, so that the check sees wrong cuts and not the rounding of either
-    network. Random inputs of the same scale are added, because given inputs may never show a
-    feature that is wrongly cut.
-
-    Args:
-        pruned: The masked network in evaluation mode.
-        cut: The cut network in evaluation mode.
-        inputs: Shape (points, ...).
-
-    Returns:
-        The largest deviation relative to the largest output.
-
-    Raises:
-        VerificationError: If that is more than 1e-5.
-    """
-    pair = [copy.deepcopy(net).double().eval() for net in (pruned, cut)]
-    sizes: list[Tensor] = []
-    deviations: list[Tensor] = []
-    with torch.inference_mode():
-        for batch in (*inputs.split(BATCH), _noise_like(inputs)):
-            doubled = batch.double() if batch.is_floating_point() else batch
-            # A copy for each: a layer of the user's may write into its input.
-            expected, actual = (tree_leaves(net(doubled.clone())) for net in pair)
-            shapes = [[tuple(leaf.shape) for leaf in leaves] for leaves in (expected, actual)]
-            if shapes[0] != shapes[1]:
-                raise VerificationError(
-                    "the cut network's output has another shape than the masked network's",
-                    given=str(shapes[1]),
-                    accepted=str(shapes[0]),
-                )
-            sizes += [one.abs().max() for one in expected]
-            deviations += [(a - b).abs().max() for a, b in zip(expected, actual, strict=True)]
-    # Tensor maxima pass NaN on, so that an overflow in either network fails the check.
-    largest, deviation = float(torch.stack(sizes).max()), float(torch.stack(deviations).max())
-    error = deviation / largest if largest else deviation
-    if not error <= TOLERANCE:
-        raise VerificationError(
-            "the cut network does not compute what the masked network computes",
-            given=f"a deviation of {error:.2e} of the largest output",
-            accepted=f"at most {TOLERANCE:g}",
-        )
-    return error
-
-
-def _noise_like(inputs: Tensor) -> Tensor:
-    """Random inputs of the same scale; integers are drawn between the least and the largest."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (NOISE, *inputs.shape[1:])
-    if not inputs.is_floating_point():
-        low, high = int(inputs.min()), int(inputs.max()) + 1
-        drawn = torch.randint(low, high, shape, generator=generator)
-        return drawn.to(inputs.device, inputs.dtype)
-    scale = inputs.double().square().mean().sqrt().clamp_min(1e-3)
-    return torch.randn(shape, generator=generator).to(inputs.device) * scale
-
-
-def _check_inputs(inputs: Tensor) -> None:
-    if inputs.ndim < 2 or inputs.shape[0] == 0:
-        raise InvalidDataError(
-            "compression needs a batch of inputs to check on",
-            given=f"shape {tuple(inputs.shape)}",
-            accepted="shape (points, ...) with at least one point",
-        )
-    if inputs.is_complex() or not bool(inputs.isfinite().all()):
-        raise InvalidDataError(
-            "the inputs are not finite real numbers",
-            given=str(inputs.dtype),
-            accepted="a tensor of floats or integers without NaN and infinity",
-        )

@@ -1,4 +1,4 @@
-"""Compress: verification, the report's numbers and the table."""
+"""Compress: the report's numbers, the table, files, quantisation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import torch
 from torch import nn
 
 from pyro_turbovbi.compression import compress, load, load_posterior, masked, regularity
-from pyro_turbovbi.compression.compressed import verify
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
     ShapeError,
     SiteError,
-    VerificationError,
 )
 from tests.compression.graph_nets import GPT, ResidualMLP, masks_with_dead_units, tokens
 from tests.compression.nets import mlp, random_masks, randomise
@@ -115,31 +113,6 @@ def test_report_is_json_and_a_table() -> None:
     assert "22.22%" in table
     assert "4-3" in table
     assert "0.weight" in table
-
-
-def test_verification_sees_a_wrong_weight_and_an_overflow() -> None:
-    net = mlp(4, 3, 2).eval()
-    wrong = mlp(4, 3, 2).eval()
-    wrong.load_state_dict(net.state_dict())
-    assert verify(net, wrong, torch.randn(5, 4)) == 0.0
-    wrong[2].bias.data[0] += 1e-3
-    with pytest.raises(VerificationError, match="deviation"):
-        verify(net, wrong, torch.zeros(5, 4))
-    wrong[2].bias.data[0] = torch.nan
-    with pytest.raises(VerificationError, match="nan"):
-        verify(net, wrong, torch.randn(5, 4))
-    with pytest.raises(VerificationError, match="shape"):
-        verify(net, mlp(4, 3, 1).eval(), torch.randn(5, 4))
-
-
-def test_verification_does_not_rely_on_the_given_inputs() -> None:
-    net, wrong = mlp(4, 3, 2).eval(), mlp(4, 3, 2).eval()
-    wrong.load_state_dict(net.state_dict())
-    wrong[0].weight.data[:, 3] += 0.1
-    inputs = torch.randn(5, 4)
-    inputs[:, 3] = 0.0
-    with pytest.raises(VerificationError):
-        verify(net, wrong, inputs)
 
 
 @pytest.mark.parametrize(

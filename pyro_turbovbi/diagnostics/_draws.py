@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,14 +14,6 @@ from pyro_turbovbi.posterior import DiagonalPosterior, Prediction, predict
 
 #: Draws behind estimates that look at tails.
 NUM_DRAWS = 1000
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Context with its own random numbers; the caller's random state is left as it was."""
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        torch.manual_seed(seed)
-        yield
 
 
 def data_on_device(fit: Any, data: Data) -> tuple[Inputs, Tensor]:

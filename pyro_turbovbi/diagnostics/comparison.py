@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pyro_turbovbi._random import seeded
 from pyro_turbovbi.batches import as_tensors
-from pyro_turbovbi.diagnostics._draws import seeded
 from pyro_turbovbi.diagnostics._fairness import (
     elbo_groups,
     elbo_remarks,

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_turbovbi._random import seeded
 from pyro_turbovbi.batches import Data, Inputs
 from pyro_turbovbi.diagnostics._arviz import Groups, from_groups, import_arviz
-from pyro_turbovbi.diagnostics._draws import data_on_device, predict_with, require_positive, seeded
+from pyro_turbovbi.diagnostics._draws import data_on_device, predict_with, require_positive
 from pyro_turbovbi.diagnostics.protocols import PosteriorFit
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, SiteError
 from pyro_turbovbi.lift import TARGET

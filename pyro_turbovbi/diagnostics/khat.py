@@ -34,13 +34,13 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
+from pyro_turbovbi._random import seeded
 from pyro_turbovbi.batches import Data
 from pyro_turbovbi.diagnostics._draws import (
     NUM_DRAWS,
     data_on_device,
     predict_with,
     require_draws,
-    seeded,
 )
 from pyro_turbovbi.diagnostics.protocols import PosteriorFit
 from pyro_turbovbi.diagnostics.psis import k_threshold, pareto_smooth

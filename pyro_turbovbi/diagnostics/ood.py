@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyro_turbovbi._random import seeded
 from pyro_turbovbi.batches import Data, as_tensors
-from pyro_turbovbi.diagnostics._draws import seeded
 from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, PredictionLike
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, UnsupportedError
 from pyro_turbovbi.likelihoods import Bernoulli

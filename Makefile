@@ -25,7 +25,7 @@ help:
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-		$(PIP) install --editable ".[dev,docs,demo,fast,compress,onnx]"
+		$(PIP) install --editable ".[dev,docs,demo,data,fast,compress,onnx]"
 	touch $@
 
 demo: $(STAMP)

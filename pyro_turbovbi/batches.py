@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -55,6 +55,26 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
 
+class TransformedTensors(TensorDataset):
+    """Tensors whose inputs are changed at random whenever they are trained on.
+
+    Every training batch is cut from the tensors and then transformed as a whole, on the device on
+    which the tensors lie: with all of them on a GPU, no step waits for the CPU. Where data is read
+    in order (by `evaluate`, `compress`, or an engine that takes all at once), inputs come as they
+    are.
+
+    Args:
+        x: Inputs, [points, ...].
+        y: Targets, [points, ...].
+        transform: Takes inputs of a batch and returns new ones of the same shape, for example
+            `data.augment`.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, transform: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(x, y)
+        self.transform = transform
+
+
 def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
     """See `data` through the interface of `Batches`.
 
@@ -74,6 +94,7 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
         )
     if isinstance(data, DataLoader):
         return _LoaderBatches(data)
+    transform = data.transform if isinstance(data, TransformedTensors) and shuffle else None
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     if isinstance(data, Dataset):
@@ -86,7 +107,7 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
         and len(data) == 2
         and all(isinstance(t, Tensor) for t in data)
     ):
-        return _TensorBatches(data[0], data[1], batch_size, shuffle)
+        return _TensorBatches(data[0], data[1], batch_size, shuffle, transform)
     raise InvalidDataError(
         "data is of an unknown kind", given=type(data).__name__, accepted=_ACCEPTED
     )
@@ -144,6 +165,7 @@ class _TensorBatches:
     targets: Tensor
     batch_size: int
     shuffle: bool
+    transform: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.num_data = len(self.inputs) if self.inputs.dim() else 0
@@ -160,13 +182,14 @@ class _TensorBatches:
         return -(-self.num_data // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.randperm(self.num_data) if self.shuffle else None
+        order = None
+        if self.shuffle:  # drawn on the CPU: the same order on every device
+            order = torch.randperm(self.num_data).to(self.inputs.device)
         for start in range(0, self.num_data, self.batch_size):
-            stop = start + self.batch_size
-            rows: Any = (
-                slice(start, stop) if order is None else order[start:stop].to(self.inputs.device)
-            )
-            yield Batch((self.inputs[rows], self.targets[rows]))
+            chosen = slice(start, start + self.batch_size)
+            rows: Any = chosen if order is None else order[chosen]
+            x = self.inputs[rows]
+            yield Batch((x if self.transform is None else self.transform(x), self.targets[rows]))
 
 
 def _length(data: Any) -> int:
@@ -205,6 +228,7 @@ __all__ = [
     "Batches",
     "Data",
     "Inputs",
+    "TransformedTensors",
     "as_batches",
     "as_tensors",
     "num_rows",

@@ -17,7 +17,14 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from pyro_turbovbi.batches import Batch, as_batches, as_tensors, num_rows, to_device
+from pyro_turbovbi.batches import (
+    Batch,
+    TransformedTensors,
+    as_batches,
+    as_tensors,
+    num_rows,
+    to_device,
+)
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeError
 
 X = torch.arange(20.0).view(10, 2)
@@ -106,6 +113,23 @@ def test_shuffling_permutes_rows_together_anew_in_every_pass(data: Any) -> None:
     first = [b.y.tolist() for b in batches]
     torch.manual_seed(7)
     assert [b.y.tolist() for b in batches] == first
+
+
+def test_inputs_are_transformed_batch_by_batch_where_they_are_shuffled() -> None:
+    seen: list[int] = []
+
+    def transform(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return x + 100.0
+
+    data = TransformedTensors(X, Y, transform)
+    batches = list(as_batches(data, batch_size=4, shuffle=True))
+    assert seen == [4, 4, 2]
+    rows = torch.cat([batch.y for batch in batches])
+    assert torch.equal(torch.cat([batch.x for batch in batches]), X[rows] + 100.0)  # type: ignore[arg-type]
+    assert torch.equal(as_tensors(data)[0], X)  # type: ignore[arg-type]
+    assert torch.equal(next(iter(as_batches(data, batch_size=4, shuffle=False))).x, X[:4])  # type: ignore[arg-type]
+    assert seen == [4, 4, 2], "in order: as they are"
 
 
 def test_a_loader_keeps_its_own_batches() -> None:

@@ -1,8 +1,11 @@
-"""Data sets of the examples: digits, MNIST, UCI regression and recovery problems with known truth.
+"""Data sets of the examples: digits, MNIST, CIFAR-10, UCI regression and recovery with known truth.
 
 Every loader returns plain tensors and takes a seed; none downloads anything.
 """
 
+from pyro_turbovbi.batches import TransformedTensors
+from pyro_turbovbi.data.augment import augment
+from pyro_turbovbi.data.cifar import cifar10
 from pyro_turbovbi.data.digits import digits
 from pyro_turbovbi.data.mnist import mnist
 from pyro_turbovbi.data.recovery import GatedRecovery, Recovery, gated_recovery, recovery
@@ -14,6 +17,9 @@ __all__ = [
     "Recovery",
     "Splits",
     "TensorPair",
+    "TransformedTensors",
+    "augment",
+    "cifar10",
     "digits",
     "gated_recovery",
     "mnist",

@@ -11,6 +11,11 @@ from pyro_turbovbi.errors import DataNotFoundError
 ENVIRONMENT_VARIABLE = "PYRO_TURBOVBI_DATA"
 
 
+def cache_directory() -> Path:
+    """The user's cache directory, `~/.cache/pyro_turbovbi`; it need not exist."""
+    return Path.home() / ".cache" / "pyro_turbovbi"
+
+
 def data_roots(root: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
     """Lists the directories that are searched, in order.
 
@@ -27,7 +32,7 @@ def data_roots(root: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
     if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
         return (Path(chosen).expanduser(),)
     beside_checkout = Path(__file__).resolve().parents[3] / "shared" / "data"
-    return (Path.home() / ".cache" / "pyro_turbovbi", beside_checkout)
+    return (cache_directory(), beside_checkout)
 
 
 def locate(

@@ -36,6 +36,7 @@ class Splits:
         target_scale: Standard deviation that the targets were divided by (1 if they were not). In
             the targets' own unit an RMSE is `rmse * target_scale`, a negative log-likelihood
             `nll + ln(target_scale)`.
+        source: Which copy of the data this is, where there are several that differ; else empty.
     """
 
     train: TensorPair
@@ -43,6 +44,7 @@ class Splits:
     test: TensorPair
     target_mean: float = 0.0
     target_scale: float = 1.0
+    source: str = ""
 
     def __iter__(self) -> Iterator[TensorPair]:
         """Iterates over the training, validation and test sets."""

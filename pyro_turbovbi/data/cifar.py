@@ -1,0 +1,192 @@
+"""CIFAR-10 from its binary batches, or from a zip of JPEG files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pyro_turbovbi.data.location import cache_directory, data_roots
+from pyro_turbovbi.data.splits import Splits, TensorPair, hold_out
+from pyro_turbovbi.errors import DataNotFoundError, InvalidDataError, UnsupportedError
+
+#: Names of the ten classes; the position is the label.
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+#: Mean and standard deviation of each channel over the training images, pixels scaled to [0, 1].
+MEAN, SCALE = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html (the binary version)"
+_BINARY = "cifar-10-batches-bin"
+_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+_TEST = ("test_batch.bin",)
+_JPEG = PurePosixPath("cifar10_jpeg", "cifar10_jpeg.zip")
+_IMAGE = (3, 32, 32)
+_LARGEST_PIXEL = 255.0
+_THREADS = 4  # half of the work holds the interpreter: more threads gain nothing
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+#: Images [points, 3, 32, 32] and labels [points] of the training set, then of the test set.
+Arrays: TypeAlias = dict[str, Bytes]
+_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def cifar10(
+    root: str | os.PathLike[str] | None = None, validation: int = 5000, seed: int = 0
+) -> Splits:
+    """Loads CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels, ten classes.
+
+    Reads the binary version (`cifar-10-batches-bin/`) or, where that is absent, a zip of JPEG files
+    named split/class/number.jpg (`cifar10_jpeg/cifar10_jpeg.zip`), whose pixels differ slightly
+    from the original ones: `Splits.source` says which it was. Decoded JPEG files are kept in
+    `~/.cache/pyro_turbovbi`.
+
+    Args:
+        root: Directory that contains either; else the usual places (`PYRO_TURBOVBI_DATA`,
+            `~/.cache/pyro_turbovbi`, `../shared/data` beside the checkout).
+        validation: How many training images to hold out for choosing settings.
+        seed: Seed of that choice.
+
+    Returns:
+        Inputs `[points, 3, 32, 32]` (float32), with zero mean and unit variance in every channel
+        over the training images, and labels `[points]` (int64), positions in `CLASSES`.
+
+    Raises:
+        DataNotFoundError: If there is neither; says where it looked and how to get the data.
+        UnsupportedError: If only JPEG files are there, and no Pillow to decode them.
+        InvalidDataError: If a file is damaged.
+        InvalidArgumentError: If `validation` leaves no training image.
+    """
+    arrays, source = _load(data_roots(root))
+    train, test = (
+        _normalised(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        for part in ("train", "test")
+    )
+    train, held_out = hold_out(train, validation, seed)
+    return Splits(train, held_out, test, source=source)
+
+
+def _load(roots: Sequence[Path]) -> tuple[Arrays, str]:
+    for directory in (root / _BINARY for root in roots):
+        if all((directory / file).is_file() for file in _TRAIN + _TEST):
+            return _read_binary(directory), "binary"
+    for archive in (root / _JPEG for root in roots):
+        if archive.is_file():
+            return _read_jpeg(archive), "JPEG"
+    raise DataNotFoundError(
+        "the data set 'cifar10' is not on this machine",
+        given=f"looked in {', '.join(map(str, roots))}",
+        accepted=f"one of those with {_BINARY}/ (get it from {_SOURCE}) or with {_JPEG}",
+    )
+
+
+def _normalised(images: Bytes, labels: Bytes) -> TensorPair:
+    if len(images) != len(labels) or not len(labels) or labels.max() >= len(CLASSES):
+        raise InvalidDataError(
+            "the images and labels of CIFAR-10 do not fit together",
+            given=f"{len(images)} images, {len(labels)} labels up to {labels.max(initial=0)}",
+            accepted=f"as many labels as images, each from 0 to {len(CLASSES) - 1}",
+        )
+    mean, scale = (torch.tensor(channel).view(3, 1, 1) for channel in (MEAN, SCALE))
+    pixels = torch.from_numpy(images).to(torch.float32).div_(_LARGEST_PIXEL)
+    return TensorPair(pixels.sub_(mean).div_(scale), torch.from_numpy(labels).to(torch.int64))
+
+
+def _read_binary(directory: Path) -> Arrays:
+    """Records of a label and the pixels of one image, channel by channel, row by row."""
+    parts = []
+    for files in (_TRAIN, _TEST):
+        raw = np.concatenate([_records(directory / file) for file in files])
+        parts += [raw[:, 1:].reshape(-1, *_IMAGE), raw[:, 0]]
+    return dict(zip(_KEYS, parts, strict=True))
+
+
+def _records(path: Path) -> Bytes:
+    raw, size = np.fromfile(path, dtype=np.uint8), 1 + int(np.prod(_IMAGE))
+    if len(raw) % size:
+        raise InvalidDataError(
+            f"{path} is incomplete", given=f"{len(raw)} bytes", accepted=f"a multiple of {size}"
+        )
+    return raw.reshape(-1, size)
+
+
+def _read_jpeg(archive: Path) -> Arrays:
+    """The decoded files of a zip: those kept from last time, or decoded now and kept."""
+    digest = hashlib.blake2b(archive.read_bytes(), digest_size=8).hexdigest()
+    kept = cache_directory() / f"cifar10-{digest}.npz"
+    # npz is a zip: reading it verifies the checksum of every array. One that is damaged, in
+    # whatever way, is made again.
+    with suppress(Exception), kept.open("rb") as stream, np.load(stream) as file:
+        return {key: file[key] for key in _KEYS}
+    arrays = _decode(archive)
+    with suppress(OSError):  # a cache that cannot be written is no reason to fail
+        _keep(kept, arrays)
+    return arrays
+
+
+def _keep(path: Path, arrays: Arrays) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    with unfinished.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    unfinished.replace(path)
+
+
+def _decode(archive: Path) -> Arrays:
+    open_image = _pillow(archive).open
+
+    def pixels(content: bytes) -> Bytes:
+        with open_image(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)
+
+    arrays: Arrays = {}
+    try:
+        with zipfile.ZipFile(archive) as files, ThreadPoolExecutor(_THREADS) as pool:
+            for split in ("train", "test"):
+                names = sorted(name for name in files.namelist() if name.startswith(f"{split}/"))
+                images = pool.map(pixels, map(files.read, names), chunksize=64)
+                labels = [CLASSES.index(PurePosixPath(name).parent.name) for name in names]
+                arrays[f"{split}_images"] = np.stack(list(images))
+                arrays[f"{split}_labels"] = np.array(labels, dtype=np.uint8)
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise InvalidDataError(
+            f"{archive} cannot be read",
+            given=str(error),
+            accepted="a zip of JPEG files of one size, named split/class/number.jpg",
+        ) from error
+    return arrays
+
+
+def _pillow(archive: Path) -> Any:
+    try:
+        return importlib.import_module("PIL.Image")
+    except ImportError as error:
+        raise UnsupportedError(
+            "JPEG files need Pillow, which is not installed",
+            given=str(archive),
+            accepted=f'pip install "pyro-turbovbi[data]"; or {_BINARY}/, from {_SOURCE}',
+        ) from error
+
+
+__all__ = ["CLASSES", "MEAN", "SCALE", "cifar10"]

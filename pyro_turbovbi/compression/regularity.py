@@ -22,6 +22,8 @@ ROW_BITS = 32
 """Index bits of one row pointer."""
 COLUMN_BITS = 32
 """Index bits of one column (or block column) number in CSR and block-CSR."""
+LINE_WEIGHTS = 16
+"""Weights of a cache line: 64 bytes of single precision."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Regularity:
         blocks_8x8: Non-empty blocks of 8 rows x 8 columns.
         blocks_4x4: Non-empty blocks of 4 rows x 4 columns.
         blocks_1x8: Non-empty blocks of 1 row x 8 columns.
+        cache_lines: Cache lines of 64 bytes that hold a kept weight, if the matrix is stored dense,
+            row by row, in single precision and from the start of a line: what a sparse pass over a
+            dense matrix reads.
     """
 
     rows: int
@@ -73,6 +78,7 @@ class Regularity:
     blocks_8x8: BlockCount
     blocks_4x4: BlockCount
     blocks_1x8: BlockCount
+    cache_lines: int
 
     @property
     def density(self) -> float:
@@ -100,6 +106,11 @@ class Regularity:
         return _ratio(self.kept, self.blocks_1x8.cells)
 
     @property
+    def cache_lines_per_weight(self) -> float:
+        """Cache lines per kept weight, 1/16 at best; 0 if nothing is kept."""
+        return _ratio(self.cache_lines, self.kept)
+
+    @property
     def index_bits_run_length(self) -> float:
         """Index bits per kept weight in run-length coding: 24 a run and 32 a row."""
         return _ratio(RUN_BITS * self.clusters + ROW_BITS * self.rows, self.kept)
@@ -125,7 +136,7 @@ class Regularity:
         Returns:
             The regularity of all of them together; all zeros for no layer at all.
         """
-        whole = cls(0, 0, 0, 0, 0, *(BlockCount(0, 0, 0) for _ in range(3)))
+        whole = cls(0, 0, 0, 0, 0, *(BlockCount(0, 0, 0) for _ in range(3)), 0)
         for part in parts:
             whole = cls(
                 rows=whole.rows + part.rows,
@@ -136,6 +147,7 @@ class Regularity:
                 blocks_8x8=whole.blocks_8x8 + part.blocks_8x8,
                 blocks_4x4=whole.blocks_4x4 + part.blocks_4x4,
                 blocks_1x8=whole.blocks_1x8 + part.blocks_1x8,
+                cache_lines=whole.cache_lines + part.cache_lines,
             )
         return whole
 
@@ -151,6 +163,7 @@ _RATIOS = (
     "block_fill",
     "block_fill_4x4",
     "block_fill_1x8",
+    "cache_lines_per_weight",
     "index_bits_run_length",
     "index_bits_csr",
     "index_bits_block_csr",
@@ -184,6 +197,7 @@ def regularity(mask: Tensor) -> Regularity:
         blocks_8x8=_block_count(matrix, 8, 8),
         blocks_4x4=_block_count(matrix, 4, 4),
         blocks_1x8=_block_count(matrix, 1, 8),
+        cache_lines=_block_count(matrix.reshape(1, -1), 1, LINE_WEIGHTS).blocks,
     )
 
 

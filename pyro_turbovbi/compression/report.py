@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from pyro_turbovbi.compression._support_tables import support_tables
 from pyro_turbovbi.compression.measure import Structure
 from pyro_turbovbi.compression.regularity import Regularity
 
@@ -80,19 +81,12 @@ class CompressionReport:
         }
 
     def __str__(self) -> str:
-        """A table of the original against the cut network, and one line of regularity per layer."""
+        """A table of the original against the cut network, and two of the supports, by layer."""
         lines = [f"{'':14}{'original':>22}{'cut':>22}"]
         lines += [f"{name:14}{dense:>22}{cut:>22}" for name, dense, cut in self._rows()]
         lines.append(f"masks keep {self.mask_density:.2%} of {self.total:,} weights")
         lines.append(f"largest relative deviation from the masked net {self.max_error:.1e}")
-        lines.append("")
-        lines.append(
-            f"{'support':20}{'shape':>14}{'kept':>10}{'clusters':>10}{'mean run':>10}"
-            f"{'block fill':>12}"
-        )
-        lines += [_line(name, part) for name, part in self.regularity.items()]
-        lines.append(_line("all", self.regularity_total))
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *support_tables(self.regularity, self.regularity_total)])
 
     def _rows(self) -> list[tuple[str, str, str]]:
         return [
@@ -103,14 +97,6 @@ class CompressionReport:
             ("bytes", f"{self.bytes_dense:,}", f"{self.bytes:,}"),
             (f"latency (B={self.latency_batch})", _time(self.latency_dense), _time(self.latency)),
         ]
-
-
-def _line(name: str, part: Regularity) -> str:
-    shape = f"{part.rows}x{part.weights // part.rows}" if part.rows and name != "all" else ""
-    return (
-        f"{name:20}{shape:>14}{part.kept:>10,}{part.clusters:>10,}"
-        f"{part.mean_cluster_length:>10.2f}{part.block_fill:>12.1%}"
-    )
 
 
 def _time(seconds: float | None) -> str:

@@ -115,6 +115,24 @@ def test_report_is_json_and_a_table() -> None:
     assert "0.weight" in table
 
 
+def test_the_tables_of_supports_show_what_the_report_holds_and_stay_narrow() -> None:
+    mask = torch.zeros(20, 40)
+    mask[:6, :10] = 1
+    report = compress(nn.Linear(40, 20), {"weight": mask}, torch.randn(3, 40)).report
+    places, costs = str(report).split("\n\n")[1:]
+    assert [line.split() for line in places.splitlines()] == [
+        ["support", "shape", "kept", "clusters", "mean", "run", "longest"],
+        ["weight", "20x10", "60", "6", "10.00", "10"],
+        ["all", "60", "6", "10.00", "10"],
+    ]
+    cells = ["75.0%", "75.0%", "100.0%", "42.7", "13.1", "2.7", "4", "0.07"]
+    assert [line.split() for line in costs.splitlines()[2:]] == [
+        ["weight", *cells],
+        ["all", *cells],
+    ]
+    assert max(map(len, str(report).splitlines())) < 90
+
+
 @pytest.mark.parametrize(
     "inputs",
     [

@@ -49,6 +49,8 @@ def test_equals_slow_second_algorithm(rows: int, cols: int, density: float, seed
     }.items():
         assert (count.blocks, count.cells) == slow_blocks(lists, height, width)
         assert count.block_rows == -(-rows // height)
+    addresses = [4 * i for i, kept in enumerate(sum(lists, [])) if kept]
+    assert measured.cache_lines == len({address // 64 for address in addresses})
 
 
 def test_hand_made_mask() -> None:
@@ -66,6 +68,7 @@ def test_hand_made_mask() -> None:
     assert measured.block_fill == 5 / 30  # both 8x8 blocks, cut to 3x8 and 3x2 cells
     assert measured.block_fill_4x4 == 5 / 18  # the middle 3x4 block is empty
     assert measured.block_fill_1x8 == 5 / (8 + 2 + 8)
+    assert (measured.cache_lines, measured.cache_lines_per_weight) == (1, 1 / 5)
     assert measured.index_bits_run_length == (24 * 4 + 32 * 3) / 5
     assert measured.index_bits_csr == (32 * 5 + 32 * 3) / 5
     assert measured.index_bits_block_csr == (32 * 2 + 32 * 1) / 5
@@ -75,6 +78,17 @@ def test_runs_do_not_continue_in_the_next_row() -> None:
     measured = regularity(torch.ones(4, 6, dtype=torch.bool))
     assert (measured.clusters, measured.max_cluster_length) == (4, 6)
     assert measured.block_fill == measured.block_fill_4x4 == measured.block_fill_1x8 == 1.0
+
+
+def test_a_cache_line_may_hold_the_end_of_a_row_and_the_start_of_the_next() -> None:
+    mask = torch.zeros(3, 12, dtype=torch.bool)
+    mask[0, 11] = mask[1, 0] = True  # weights 11 and 12 of line 0
+    assert regularity(mask).cache_lines == 1
+    mask[1, 4] = mask[2, 7] = True  # 16 is the first of line 1, 31 its last
+    assert regularity(mask).cache_lines == 2
+    mask[2, 8] = True
+    assert regularity(mask).cache_lines == 3
+    assert regularity(mask).cache_lines_per_weight == 3 / 5
 
 
 def test_convolution_is_the_matrix_out_by_rest() -> None:
@@ -92,6 +106,7 @@ def test_nothing_kept_gives_zeros(shape: tuple[int, int]) -> None:
     measured = regularity(torch.zeros(shape, dtype=torch.bool))
     assert measured.mean_cluster_length == measured.density == measured.block_fill == 0.0
     assert measured.index_bits_run_length == measured.index_bits_csr == 0.0
+    assert measured.cache_lines == measured.cache_lines_per_weight == 0
 
 
 def test_total_is_that_of_the_stacked_matrix() -> None:

@@ -1,4 +1,4 @@
-"""Typed errors with one root.
+"""Typed errors with one root, and typed warnings.
 
 Every message has three parts: what was wrong, what was given, what would be accepted. Each error is
 also the standard exception that a caller unaware of this package would expect to catch.
@@ -6,6 +6,7 @@ also the standard exception that a caller unaware of this package would expect t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 
@@ -67,8 +68,41 @@ class ArtifactError(TurboVBIError, ValueError):
     """A saved network is damaged, of an unknown version, or not one of ours."""
 
 
+class StorageError(TurboVBIError, OSError):
+    """A file cannot be written or read: no space, no permission, no directory."""
+
+    @classmethod
+    def of(cls, problem: str, path: str | os.PathLike[str], cause: OSError) -> StorageError:
+        """The error that the operating system's own stands for.
+
+        Args:
+            problem: What is wrong, in one clause.
+            path: The file.
+            cause: The operating system's error; its number is taken over.
+        """
+        error = cls(f"{problem}: {cause.strerror or cause}", given=os.fspath(path))
+        error.errno = cause.errno
+        return error
+
+
+class CheckpointError(TurboVBIError, RuntimeError):
+    """There is no intact checkpoint, or those there are belong to another training."""
+
+
 class DataNotFoundError(TurboVBIError, FileNotFoundError, RuntimeError):
     """A data set is not on this machine; the message says how to get it."""
+
+
+class TurboVBIWarning(UserWarning):
+    """Root of all warnings that this package gives on purpose."""
+
+
+class TrainingWarning(TurboVBIWarning):
+    """A training came to its end, and something about it needs a look."""
+
+
+class CheckpointWarning(TurboVBIWarning):
+    """A checkpoint could not be written; the training goes on without it."""
 
 
 def _message(problem: str, given: object, accepted: str | Iterable[object] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 
 import pytest
@@ -18,6 +19,8 @@ STANDARD = {
     "NumericalError": RuntimeError,
     "VerificationError": RuntimeError,
     "ArtifactError": ValueError,
+    "StorageError": OSError,
+    "CheckpointError": RuntimeError,
     "DataNotFoundError": FileNotFoundError,
 }
 
@@ -60,3 +63,16 @@ def test_an_error_is_caught_as_its_standard_exception() -> None:
         raise errors.InvalidDataError("no")
     with pytest.raises(OSError, match="no"):
         raise errors.DataNotFoundError("no")
+
+
+def test_a_storage_error_carries_what_the_operating_system_said() -> None:
+    cause = OSError(errno.ENOSPC, "No space left on device")
+    error = errors.StorageError.of("the file cannot be written", "/full/file", cause)
+    assert error.errno == errno.ENOSPC
+    assert str(error) == ("the file cannot be written: No space left on device; given: /full/file")
+
+
+def test_warnings_have_a_root_that_is_a_user_warning() -> None:
+    for category in (errors.TrainingWarning, errors.CheckpointWarning):
+        assert issubclass(category, errors.TurboVBIWarning)
+    assert issubclass(errors.TurboVBIWarning, UserWarning)

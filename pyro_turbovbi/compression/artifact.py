@@ -9,11 +9,9 @@ by something else is refused with `ArtifactError` and takes no more memory than 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from uuid import uuid4
 
 from torch import Tensor, nn
 
@@ -26,6 +24,7 @@ from pyro_turbovbi.compression.stored import Stored
 from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.compression.uncertainty import LoadedPosterior
 from pyro_turbovbi.errors import ArtifactError, InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.persistence.files import write_atomically
 
 
 def serialise(
@@ -133,20 +132,10 @@ def save(
         UnsupportedError: If the network is not a flat `Sequential` of listed layers, or the package
             `constriction` is needed and not installed.
         InvalidArgumentError: If the coding is unknown.
-        OSError: If the file cannot be written.
+        StorageError: If the file cannot be written.
     """
     content = serialise(module, coding=coding, steps=steps, scales=scales, surgery=surgery)
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
-    try:
-        with draft.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
+    write_atomically(path, content)
     return len(content)
 
 

@@ -22,7 +22,7 @@ from pyro_turbovbi.compression.measure import (
     parameters_of,
 )
 from pyro_turbovbi.compression.quantisation import Loss, Quantisation, loss_on, search
-from pyro_turbovbi.compression.regularity import Regularity, regularity
+from pyro_turbovbi.compression.regularity import Regularity, as_bool, regularity
 from pyro_turbovbi.compression.report import CompressionReport
 from pyro_turbovbi.compression.shrink import Cut
 from pyro_turbovbi.compression.surgery import Surgery
@@ -34,6 +34,7 @@ from pyro_turbovbi.errors import (
     SiteError,
     UnsupportedError,
 )
+from pyro_turbovbi.likelihoods import Likelihood
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,6 +54,10 @@ class Compressed:
         surgery: What was cut out of a network that is no chain of layers, to be repeated on another
             instance of its class; None for a chain.
         example: Some of the inputs that the network was checked on.
+        masks_before: The masks before the cut: original parameter name to boolean tensor of the
+            original parameter's shape.
+        likelihood: What the outputs mean, with the noise that belongs to them, after fine-tuning;
+            None without.
     """
 
     module: nn.Module
@@ -63,6 +68,8 @@ class Compressed:
     quantisation: Quantisation | None = None
     surgery: Surgery | None = None
     example: Tensor | None = None
+    masks_before: dict[str, Tensor] = field(default_factory=dict)
+    likelihood: Likelihood | None = None
 
     def save(
         self,
@@ -89,7 +96,7 @@ class Compressed:
         Raises:
             UnsupportedError: If the coding needs a package that is not installed.
             InvalidArgumentError: If the coding is unknown, or there are no standard deviations.
-            OSError: If the file cannot be written.
+            StorageError: If the file cannot be written.
         """
         if uncertainty and not self.scales:
             raise InvalidArgumentError(
@@ -179,15 +186,13 @@ class Compressed:
         left = {name: module.get_parameter(own[name]).detach() != 0 for name in own}
         kept = {own[name]: mask for name, mask in left.items()}
         deviation = largest_deviation(self.module, module, x)
-        return Compressed(
-            module,
-            _requantised(self.report, module, how, left, deviation, self.surgery),
-            left,
-            self.names,
-            {name: s * kept[name] if name in kept else s for name, s in self.scales.items()},
-            how,
-            self.surgery,
-            self.example,
+        return replace(
+            self,
+            module=module,
+            report=_requantised(self.report, module, how, left, deviation, self.surgery),
+            masks=left,
+            scales={n: s * kept[n] if n in kept else s for n, s in self.scales.items()},
+            quantisation=how,
         )
 
     def __repr__(self) -> str:
@@ -250,7 +255,14 @@ def compress(
     deviations = {cut.name_of(name): s for name, s in cut.cut_like(scales or {}).items()}
     surgery = cut.surgery if isinstance(cut, GraphCut) else None
     return Compressed(
-        cut.module, report, left, names, deviations, surgery=surgery, example=example.clone()
+        cut.module,
+        report,
+        left,
+        names,
+        deviations,
+        surgery=surgery,
+        example=example.clone(),
+        masks_before={name: as_bool(mask, name).clone() for name, mask in masks.items()},
     )
 
 
@@ -301,6 +313,7 @@ def _requantised(
         regularity=by_layer,
         regularity_total=Regularity.total(by_layer.values()),
         bytes=len(serialise(module, coding="compact", steps=how.steps, surgery=surgery)),
+        coding="compact",
         max_error=report.max_error + deviation,
     )
 

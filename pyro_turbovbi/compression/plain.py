@@ -11,7 +11,6 @@ the codings of its tensors, `surgery` and `places` (see `state_form`); its marks
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -39,6 +38,7 @@ from pyro_turbovbi.compression.stored import (
 )
 from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.errors import ArtifactError
+from pyro_turbovbi.persistence.container import digest
 
 KEY = "pyro_turbovbi"
 """The metadata entry that holds the manifest."""
@@ -110,25 +110,6 @@ def read_plain(content: bytes) -> Stored:
         else:
             sizes += _sizes(f"{name}.", layer.state_dict(), parts)
     return Stored("plain", version, scales, tuple(sizes), module=network.eval())
-
-
-def digest(description: object, tensors: Mapping[str, Tensor]) -> str:
-    """The checksum in the manifest.
-
-    Args:
-        description: The manifest's description of the network: its layers, or everything besides
-            version and checksum.
-        tensors: All tensors of the file.
-
-    Returns:
-        SHA-256 over names, types, shapes and bytes, in hexadecimal.
-    """
-    sha = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _encode_layers(

@@ -18,9 +18,10 @@ from pyro_turbovbi.compression import load, load_posterior, shrink
 from pyro_turbovbi.compression.artifact import deserialise, read, save, serialise
 from pyro_turbovbi.compression.container import Sections, pack, unpack
 from pyro_turbovbi.compression.layers import LAYERS, InputSelect, config_of
-from pyro_turbovbi.compression.plain import KEY, digest
+from pyro_turbovbi.compression.plain import KEY
 from pyro_turbovbi.compression.quantisation import Step, quantised
 from pyro_turbovbi.errors import ArtifactError, InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.persistence.container import digest
 from tests.compression.nets import random_masks, randomise
 
 

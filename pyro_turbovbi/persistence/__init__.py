@@ -1,0 +1,1 @@
+"""Files: saved fits and the checkpoints of a training, without pickle."""

@@ -49,7 +49,7 @@ def test_equals_slow_second_algorithm(rows: int, cols: int, density: float, seed
     }.items():
         assert (count.blocks, count.cells) == slow_blocks(lists, height, width)
         assert count.block_rows == -(-rows // height)
-    addresses = [4 * i for i, kept in enumerate(sum(lists, [])) if kept]
+    addresses = [4 * i for i, kept in enumerate(x for row in lists for x in row) if kept]
     assert measured.cache_lines == len({address // 64 for address in addresses})
 
 

@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 
 import pyro_turbovbi as ptv
+from benchmarks.common import Split, cached, error_percent, file_name, plain_step, summary
+from benchmarks.common import plain_epochs as epochs_of_batches
 from pyro_turbovbi import data, engines, likelihoods, priors, supports
 from pyro_turbovbi.compression import compress, masked
 
@@ -34,8 +36,6 @@ RESULTS = Path(__file__).parent / "results"
 RUNS = RESULTS / "lenet_300_100"
 SEEDS = (0, 1, 2)
 PRETRAINING_EPOCHS, ENGINE_EPOCHS, BATCH = 3, 12, 128
-
-Split = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,7 @@ def make_net(seed: int) -> nn.Sequential:
 
 def plain_epochs(net: nn.Module, train: Split, epochs: int) -> None:
     """Plain training with Adam: the start of every method, and the dense row itself."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(train[0])).split(BATCH):
-            plain_step(net, optimizer, train[0][rows], train[1][rows])
-
-
-def plain_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """One step of plain training."""
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(net(x), y).backward()
-    optimizer.step()
-
-
-@torch.no_grad()
-def error_percent(net: nn.Module, split: Split) -> float:
-    """Share of wrong classifications."""
-    wrong = net(split[0]).argmax(-1) != split[1]
-    return 100.0 * float(wrong.double().mean())
+    epochs_of_batches(net, train, epochs, BATCH)
 
 
 def dense_run(seed: int, train: Split, held_out: Split) -> dict[str, Any]:
@@ -179,23 +162,6 @@ def epoch_cost(recipe: Recipe, train: Split) -> dict[str, Any]:
     }
 
 
-def cached(path: Path, recipe: dict[str, Any], run: Any) -> dict[str, Any]:
-    """The stored run if it was made with the same recipe, otherwise a new one, stored."""
-    if path.exists():
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if stored["recipe"] == recipe:
-            return stored
-    result = {"recipe": recipe, **run()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return result
-
-
-def file_name(method: str) -> str:
-    """A method's name as part of a file name."""
-    return method.replace(",", "").replace(" ", "_")
-
-
 def described(recipe: Recipe | None) -> dict[str, Any]:
     """Everything that the result of a run depends on, as JSON."""
     common = {"epochs": [PRETRAINING_EPOCHS, ENGINE_EPOCHS], "batch": BATCH}
@@ -207,15 +173,6 @@ def described(recipe: Recipe | None) -> dict[str, Any]:
         "support": repr(recipe.support),
         "engine": json.loads(json.dumps(asdict(recipe.engine()))),
         "components_at_unit_fan_in": json.loads(json.dumps(components)),
-    }
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    """Median and range over seeds."""
-    return {
-        "median": round(statistics.median(values), 4),
-        "min": round(min(values), 4),
-        "max": round(max(values), 4),
     }
 
 
@@ -277,7 +234,7 @@ def tune() -> None:
     train, validation = splits.train, splits.validation
     for name, recipe in CANDIDATES.items():
         path = RUNS / "tuning" / f"{file_name(name)}.json"
-        run = cached(path, described(recipe), lambda r=recipe: turbo_run(r, 0, train, validation))
+        run = cached(path, described(recipe), partial(turbo_run, recipe, 0, train, validation))
         print(_line(name, run), flush=True)
 
 

@@ -42,7 +42,7 @@ from pyro.optim import ClippedAdam
 
 import pyro_turbovbi as ptv
 from benchmarks import lenet_300_100 as lenet
-from benchmarks.lenet_300_100 import Split
+from benchmarks.common import Split, cached, error_percent, file_name, plain_step, summary
 from pyro_turbovbi import data, engines, likelihoods, priors
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.compression import masked
@@ -157,7 +157,7 @@ def measured(fit: ptv.Fit, split: Split, held_out: Split) -> dict[str, Any]:
     assert metrics.ece is not None
     small = fit.compress(split[0])
     cut = {"cut": small.module, "kept": masked(fit.mean_net(), fit.masks(KEPT))}
-    errors = {name: lenet.error_percent(net, held_out) for name, net in cut.items()}
+    errors = {name: error_percent(net, held_out) for name, net in cut.items()}
     return {
         "predictive_error_percent": 100.0 * metrics.error,
         "cut_error_percent": errors["cut"],
@@ -195,7 +195,7 @@ def step_costs(split: Split) -> dict[str, Any]:
     """
     net = lenet.make_net(0)
     adam = torch.optim.Adam(net.parameters(), lr=1e-3)
-    steps: dict[str, Callable[..., object]] = {"adam": partial(lenet.plain_step, net, adam)}
+    steps: dict[str, Callable[..., object]] = {"adam": partial(plain_step, net, adam)}
     for name, method in METHODS.items():
         bnn = ptv.lift(lenet.make_net(0), likelihood=likelihoods.Categorical(), prior=method.prior)
         steps[name] = stepper(bnn, method.make_engine(100_000), split)
@@ -221,7 +221,7 @@ def step_costs(split: Split) -> dict[str, Any]:
 
 def path_of(method: str, seed: int | str) -> Path:
     """Where a run is kept."""
-    return RUNS / f"{lenet.file_name(method)}-{seed}.json"
+    return RUNS / f"{file_name(method)}-{seed}.json"
 
 
 def stored(method: str) -> dict[int, dict[str, Any]]:
@@ -246,7 +246,7 @@ def row(
         if key == "structure":
             result[key] = order[len(order) // 2][key]
         elif key not in ("recipe", "elbo", "seconds"):  # wall time: the machine has other work
-            result[key] = lenet.summary([one[key] for one in runs.values()])
+            result[key] = summary([one[key] for one in runs.values()])
     rate = METHODS[name].lr
     result["first_lr"] = None if rate is None else f"{rate:g}"  # a text: tables round numbers
     result["num_seeds"] = len(runs)
@@ -288,7 +288,7 @@ def final(names: Iterable[str]) -> None:
         for name in names:
             method = METHODS[name]
             one = partial(run, method, seed, splits.train, splits.test, ENGINE_EPOCHS)
-            found = lenet.cached(path_of(name, seed), method.described(ENGINE_EPOCHS), one)
+            found = cached(path_of(name, seed), method.described(ENGINE_EPOCHS), one)
             print(_line(f"{name}, seed {seed}", found), flush=True)
             write()
 
@@ -301,17 +301,15 @@ def tune(names: Iterable[str]) -> None:
             recipe = method.described(TUNING_EPOCHS)
             label = f"{method.prior!r} {method.engine} {method.lr:g}"
             one = partial(run, method, 0, splits.train, splits.validation, TUNING_EPOCHS)
-            path = RUNS / "tuning" / f"{lenet.file_name(label)}.json"
-            print(_line(label, lenet.cached(path, recipe, one)), flush=True)
+            path = RUNS / "tuning" / f"{file_name(label)}.json"
+            print(_line(label, cached(path, recipe, one)), flush=True)
 
 
 def cost() -> None:
     """Measure the step costs again."""
     recipe = {name: method.described(ENGINE_EPOCHS) for name, method in METHODS.items()}
     (RUNS / "cost.json").unlink(missing_ok=True)
-    found = lenet.cached(
-        RUNS / "cost.json", recipe, partial(step_costs, data.mnist(validation=0).train)
-    )
+    found = cached(RUNS / "cost.json", recipe, partial(step_costs, data.mnist(validation=0).train))
     print(json.dumps(found["step_cost_ratio"], indent=1))
 
 

@@ -1,0 +1,129 @@
+"""The frontier of error against size: our method, its ingredients, and what it is compared with.
+
+    python benchmarks/frontier.py                       all cases, methods and seeds
+    python benchmarks/frontier.py --case lenet_5 --method "ours, gates" --seed 1 --device cuda
+    python benchmarks/frontier.py --tune                the candidates, on 5,000 validation images
+    python benchmarks/frontier.py --list                the names of methods
+    python benchmarks/frontier.py --jobs 16             so many runs side by side, a thread each
+
+Protocol: the same start, 3 epochs of plain Adam; then 40 epochs of every method on the same data,
+batch 128, one thread a run. Every choice is made with ``--tune``, which trains on 55,000 images and
+measures on the 5,000 others; the final runs train on all 60,000 and report the error of the network
+after the last epoch on the 10,000 test images. The hidden units of all networks are re-ordered
+before they are measured. Runs are kept one by one in ``results/frontier/``, the trained networks in
+``cache/``: an interrupted benchmark goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
+
+import torch
+
+from benchmarks.frontier_cases.cases import CASES
+from benchmarks.frontier_cases.methods import CANDIDATES, choice, methods_of
+from benchmarks.frontier_cases.runs import Run, result_of
+
+SEEDS = (0, 1, 2)
+
+
+def final_runs(arguments: argparse.Namespace) -> Iterator[Run]:
+    """The runs of the tables: the first seed of every method before the second of any."""
+    for seed in arguments.seed:
+        for case in arguments.case:
+            for method in methods_of(case):
+                if not arguments.method or method in arguments.method:
+                    yield Run(case, method, seed, epochs=arguments.epochs, device=arguments.device)
+
+
+def tuning_runs(arguments: argparse.Namespace) -> Iterator[Run]:
+    """One seed of every candidate."""
+    for case in arguments.case:
+        for method, candidates in CANDIDATES.items():
+            if not arguments.method or method in arguments.method:
+                for candidate in candidates:
+                    yield Run(
+                        case,
+                        f"{method}: {candidate}",
+                        stage="tuning",
+                        epochs=arguments.epochs,
+                        device=arguments.device,
+                    )
+
+
+def results(runs: Iterable[Run], jobs: int, again: bool) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """The figures of runs, as they are ready."""
+    if jobs == 1:
+        yield from ((run, result_of(run, again=again)) for run in runs)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork would not survive a GPU's driver
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=one_thread) as pool:
+        waiting = {pool.submit(result_of, run, again=again): run for run in runs}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+
+
+def one_thread() -> None:
+    """Runs are single-threaded: they are small, and several go on at once."""
+    torch.set_num_threads(1)
+
+
+def line(run: Run, found: Mapping[str, Any]) -> str:
+    """A run in one line."""
+    return (
+        f"{run.case:14s} {run.method:32s} {run.seed}  error {found['error_percent']:.2f} % "
+        f"(mean {found['posterior_mean_error_percent']:.2f})  left "
+        f"{found['weights_left_percent']:.3f} %  {found['structure']}  run "
+        f"{found['mean_cluster_length']:.1f}  index {found['index_bits_run_length']:.1f}  bytes "
+        f"{found['bytes']} ({found['quantised_error_percent']})  "
+        f"{found['seconds']:.0f} s, CPU {found['cpu_seconds']:.0f} s"
+    )
+
+
+def print_choices(found: Mapping[Run, Mapping[str, Any]]) -> None:
+    """What the rule chooses among the candidates."""
+    by_family: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for run, figures in found.items():
+        method, _, candidate = run.method.partition(": ")
+        by_family.setdefault((run.case, method), {})[candidate] = figures
+    for (case, method), runs in by_family.items():
+        print(f"{case}: {method}: {choice(runs, CASES[case].target)!r}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--method", nargs="+", default=[], help="names as --list prints them")
+    parser.add_argument("--seed", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, help="in the place of the case's own")
+    parser.add_argument("--tune", action="store_true", help="candidates on validation images")
+    parser.add_argument("--again", action="store_true", help="measure kept networks anew")
+    parser.add_argument("--list", action="store_true", help="print the methods of the cases")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train what is missing, measure, print."""
+    arguments = parse()
+    one_thread()
+    runs = list((tuning_runs if arguments.tune else final_runs)(arguments))
+    if arguments.list:
+        print("\n".join(f"{run.case}  {run.method}" for run in runs if run.seed == runs[0].seed))
+        return
+    found = {}
+    for run, figures in results(runs, arguments.jobs, arguments.again):
+        found[run] = figures
+        print(line(run, figures), flush=True)
+    if arguments.tune:
+        print_choices(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/frontier.py`: cases, methods, trainings, measurements, tables."""

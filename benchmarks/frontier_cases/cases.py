@@ -1,0 +1,106 @@
+"""What is compressed: networks, their data, and the plain training that every method starts from.
+
+Another case is one more entry in `CASES`: a plain network and a loader of its data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from benchmarks.common import plain_epochs
+from models import lenet_5, lenet_300_100
+from pyro_turbovbi import data
+from pyro_turbovbi.data import Splits, TensorPair
+
+CACHE = Path(__file__).parents[1] / "cache"
+#: Training images that are held out while something is chosen.
+VALIDATION = 5000
+
+Stage = Literal["final", "tuning"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network on a data set.
+
+    Attributes:
+        title: As tables call it.
+        build: Makes the plain network, with start weights from torch's generator.
+        load: Loads the data with so many validation points.
+        densities: Shares of weights at which magnitude pruning is measured.
+        target: Validation error in percent that a configuration may have to be chosen.
+        pretraining: Epochs of plain Adam before any method.
+        epochs: Epochs of every method.
+        batch: Data points a step.
+    """
+
+    title: str
+    build: Callable[[], nn.Module]
+    load: Callable[[int], Splits]
+    densities: tuple[float, ...]
+    target: float
+    pretraining: int = 3
+    epochs: int = 40
+    batch: int = 128
+
+
+def _mnist(validation: int, *, flat: bool) -> Splits:
+    return data.mnist(validation=validation, flat=flat)
+
+
+CASES: dict[str, Case] = {
+    "lenet_300_100": Case(
+        "LeNet-300-100 on MNIST",
+        lambda: lenet_300_100.build().net,
+        partial(_mnist, flat=True),
+        densities=(0.05, 0.03, 0.02, 0.014, 0.01, 0.007, 0.005),
+        target=2.0,
+    ),
+    "lenet_5": Case(
+        "LeNet-5-Caffe on MNIST",
+        lambda: lenet_5.build().net,
+        partial(_mnist, flat=False),
+        densities=(0.02, 0.01, 0.007, 0.005, 0.0035, 0.0025),
+        target=1.0,
+    ),
+}
+
+
+@lru_cache(maxsize=2)
+def parts(name: str, stage: Stage) -> tuple[TensorPair, TensorPair]:
+    """Data of a case: what is trained on, and what errors are measured on.
+
+    The final stage trains on all training images and measures on test images; tuning measures on
+    images that are held out of the training set, and never reads a test image.
+    """
+    splits = CASES[name].load(VALIDATION if stage == "tuning" else 0)
+    return splits.train, splits.validation if stage == "tuning" else splits.test
+
+
+def pretrained(name: str, seed: int, stage: Stage) -> nn.Module:
+    """The network that all methods start from, trained once and kept.
+
+    Always trained on the CPU, so that it is the same wherever the methods run.
+    """
+    case = CASES[name]
+    path = CACHE / "starts" / f"{name}-{stage}-{seed}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = case.build()
+        if path.exists():
+            net.load_state_dict(load_file(path))
+            return net
+        plain_epochs(net, parts(name, stage)[0], case.pretraining, case.batch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = path.with_suffix(f".{torch.initial_seed()}.part")
+    save_file(net.state_dict(), partial_file)
+    partial_file.replace(path)
+    return net

@@ -1,0 +1,74 @@
+"""All methods by name, the candidates that tuning tries, and what it chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.frontier_cases.cases import CASES
+from benchmarks.frontier_cases.magnitude import Dense, Magnitude
+from benchmarks.frontier_cases.recipes import OURS, OURS_CANDIDATES, PUBLISHED
+from benchmarks.frontier_cases.training import Method
+
+DENSE, MAGNITUDE = "dense Adam", "magnitude"
+
+#: What tuning tries, by method and candidate; equally many for every family.
+CANDIDATES: dict[str, dict[str, Method]] = {
+    MAGNITUDE: {
+        "1": Magnitude(0.014, lr=1e-3),
+        "2": Magnitude(0.014, lr=3e-3),
+        "3": Magnitude(0.014, lr=1e-3, scale=0.3),
+        "4": Magnitude(0.014, lr=3e-3, scale=0.3),
+    },
+    **OURS_CANDIDATES,
+}
+#: What `choice` says of the runs of the candidates, by case and method.
+CHOSEN: dict[str, dict[str, str]] = {case: {} for case in CASES}
+
+
+def tuned(case: str, method: str) -> Method:
+    """The chosen candidate of a method; a default where nothing has been chosen yet."""
+    chosen = CHOSEN[case].get(method)
+    if chosen is None:
+        return OURS[method] if method in OURS else next(iter(CANDIDATES[method].values()))
+    return CANDIDATES[method][chosen]
+
+
+def methods_of(case: str) -> dict[str, Method]:
+    """The methods that a case is measured with, by name."""
+    found: dict[str, Method] = {DENSE: Dense()}
+    magnitude = tuned(case, MAGNITUDE)
+    assert isinstance(magnitude, Magnitude)
+    for density in CASES[case].densities:
+        found[f"{MAGNITUDE}, {100 * density:g} %"] = replace(magnitude, density=density)
+    by_name = {name: tuned(case, name) for name in CANDIDATES if name != MAGNITUDE}
+    return {**found, **PUBLISHED, **OURS, **by_name}
+
+
+def method_of(case: str, name: str) -> Method:
+    """A method, or "method: candidate".
+
+    Raises:
+        KeyError: If there is none of this name.
+    """
+    method, colon, candidate = name.partition(": ")
+    return CANDIDATES[method][candidate] if colon else methods_of(case)[name]
+
+
+def choice(runs: Mapping[str, Mapping[str, Any]], target: float) -> str:
+    """The candidate with the fewest weights of those that err at most so much on validation data.
+
+    Where none does, the one that errs least. Weights that differ by less than 2 % count as equally
+    many; the lower error decides then.
+
+    Args:
+        runs: Figures by candidate.
+        target: Error in percent.
+    """
+    good = {n: run for n, run in runs.items() if run["error_percent"] <= target}
+    if not good:
+        return min(runs, key=lambda n: float(runs[n]["error_percent"]))
+    fewest = min(float(run["weights_left_percent"]) for run in good.values())
+    equal = [n for n, run in good.items() if run["weights_left_percent"] <= 1.02 * fewest]
+    return min(equal, key=lambda n: float(good[n]["error_percent"]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyro_turbovbi.batches import Data, Inputs, as_tensors, to_device
+from pyro_turbovbi.batches import Data, Inputs, to_device
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import Posterior, Prediction, predict
@@ -19,7 +19,7 @@ from pyro_turbovbi.training import Training
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from pyro_turbovbi.compression import Compressed
+    from pyro_turbovbi.compression import Compressed, FineTune
     from pyro_turbovbi.diagnostics.evaluation import Metrics
     from pyro_turbovbi.diagnostics.inference_data import Sites
     from pyro_turbovbi.diagnostics.khat import KHat
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Draws of a posterior predictive, unless told otherwise.
 NUM_SAMPLES = 32
-#: Data points on which a compressed net is held against the masked one.
-VERIFIED_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -215,50 +213,41 @@ class Fit:
         return self.bnn.net_with(self.posterior.mean())
 
     def compress(
-        self, data: Data | None = None, *, keep: float | None = None, reorder: bool = False
+        self,
+        data: Data | None = None,
+        *,
+        keep: float | None = None,
+        reorder: bool = False,
+        fine_tune: FineTune | bool = False,
+        validation: Data | None = None,
     ) -> Compressed:
-        """Cut the pruned weights out of the network.
+        """Cut the pruned weights out of the network, and train those that are left further.
 
         Args:
             data: Data (or a tensor of inputs); on its first 2,048 points the smaller net is
-                verified against the masked one.
+                verified against the masked one. Fine-tuning trains on it: the training data.
             keep: See `masks`.
             reorder: Whether to put hidden units with similar weights next to each other first, for
                 a more regular support and a smaller file; the net computes the same. See
                 `compression.reorder`.
+            fine_tune: Whether to train the surviving weights further, zeros staying zero; True, or
+                how: `compression.FineTune(epochs=..., lr=...)`. What comes out is never worse on
+                the validation data; `.report.fine_tuning` tells what was gained.
+            validation: Data that fine-tuning chooses by, best such that the fit has not seen.
+                Default: a tenth of `data` is held out of fine-tuning (`FineTune(holdout=...)`).
 
         Raises:
             UnsupportedError: if what the network does cannot be recorded, or its units cannot be
-                found.
+                found, or the settings of fine-tuning ask for what the fit does not have.
             VerificationError: if the smaller net computes something else.
+            InvalidArgumentError, InvalidDataError, ShapeError: before anything is cut, if arguments
+                or data do not fit.
         """
-        from pyro_turbovbi.compression import compress
-        from pyro_turbovbi.compression import reorder as reordered
+        from pyro_turbovbi._compress import compress_fit
 
-        if data is None:
-            raise InvalidArgumentError(
-                "compress needs inputs on which the smaller net is verified",
-                accepted="the training or test data, or a tensor of inputs",
-            )
-        inputs = data if isinstance(data, Tensor) else as_tensors(data)[0]
-        if not isinstance(inputs, Tensor):
-            raise InvalidArgumentError("compress needs a net with one input", given=list(inputs))
-        device = next(self.bnn.net.parameters()).device
-        x = inputs[:VERIFIED_ROWS].to(device)
-        net, masks, scales = self.mean_net(), self.masks(keep), self._finite_scales()
-        if reorder:
-            ordered = reordered(net, masks)
-            net, masks, scales = ordered.net, ordered.masks, ordered.arrange(scales)
-        return compress(net, masks, x, scales=scales)
-
-    def _finite_scales(self) -> dict[str, Tensor]:
-        """Standard deviations of the sites that have them: a law of heavy tails may have none."""
-        scales = self.posterior.scale() or {}
-        return {
-            name: scales[name]
-            for name in self.bnn.sites
-            if name in scales and bool(scales[name].isfinite().all())
-        }
+        return compress_fit(
+            self, data, keep=keep, reorder_units=reorder, tuning=fine_tune, validation=validation
+        )
 
 
 def support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class FineTune:
     """
 
     epochs: int = 20
-    lr: float = 1e-3
+    lr: float = 3e-3
     batch_size: int = 128
     pull: float = 0.0
     distil: float = 0.0

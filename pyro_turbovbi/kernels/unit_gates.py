@@ -211,7 +211,7 @@ def _to_elements(weight: GatedWeight, sent: Messages, beliefs: list[Tensor]) -> 
     pair = own.sum(-1)
     column = _column_cavity(weight, sent, beliefs)
     row = _row_cavity(weight, beliefs, torch.zeros_like(sent.to_rows), column, pair)
-    both = _both_open(row, column).expand_as(pair)
+    both = _both_open(row, column, like=pair)
     open_log_odds = (both + pair).unsqueeze(-1) - own
     return ElementMessages(open_log_odds.clamp(-CERTAIN, CERTAIN), sent.extrinsic)
 
@@ -251,11 +251,11 @@ def _through(gate: Tensor | None, evidence: Tensor) -> Tensor:
     return evidence if gate is None else bernoulli_log_evidence(evidence, gate)
 
 
-def _both_open(row: Tensor | None, column: Tensor | None) -> Tensor:
+def _both_open(row: Tensor | None, column: Tensor | None, *, like: Tensor) -> Tensor:
     """Log-odds that two gates are both open: -ln((1 + e^-row)(1 + e^-column) - 1)."""
     parts = [softplus(-gate) for gate in (row, column) if gate is not None]
     if not parts:
-        return torch.tensor(CERTAIN)
+        return torch.full_like(like, CERTAIN)
     total = torch.stack(parts).sum(0)
     return -(total + (-torch.expm1(-total)).log())
 

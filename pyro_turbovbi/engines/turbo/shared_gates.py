@@ -15,7 +15,7 @@ evidence but its own. With t_n = ln(1 - sigmoid(x_n) + sigmoid(x_n) e^{L_n}),
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from pyro_turbovbi.kernels import (
 from pyro_turbovbi.kernels.evidence import expected_precision
 from pyro_turbovbi.kernels.unit_gates import CERTAIN, ElementMessages, Messages
 from pyro_turbovbi.priors.base import WeightSite
-from pyro_turbovbi.priors.three_layer import Components, ThreeLayer
+from pyro_turbovbi.priors.three_layer import Components, GammaParameters, ThreeLayer
 
 #: Visits to every weight at an exchange; messages are kept from one exchange to the next.
 SWEEPS = 2
@@ -104,6 +104,19 @@ class GatedSpikeSlab(ThreeLayerSite):
         new = super().widened(factor)
         new.messages = self.whole_messages
         return new
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `SiteState.state_dict`."""
+        own = {"closed": self.closed, "messages": self.whole_messages}
+        return super().state_dict() | own
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """See `SiteState.load_state_dict`."""
+        super().load_state_dict(saved)
+        self.closed = GammaParameters(*saved["closed"])
+        for held, new in zip(self.whole_messages, saved["messages"], strict=True):
+            held.copy_(new)  # in place: narrowed states share them
+        self.messages = ElementMessages(*(self.place.gather(m) for m in self.whole_messages))
 
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""
@@ -198,6 +211,18 @@ class SharedGates:
             if name in self.log_odds:
                 self.log_odds[name] = self.log_odds[name][order.to(self.log_odds[name].device)]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Messages and beliefs, see `engines.protocol.Resumable`."""
+        return {"messages": self._messages, "log_odds": dict(self.log_odds)}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        device, messages = self._prior[0].device, saved["messages"]
+        self._messages = messages and [
+            Messages(*(part.to(device, copy=True) for part in sent)) for sent in messages
+        ]
+        self.log_odds = {n: x.to(device, copy=True) for n, x in saved["log_odds"].items()}
+
     def probs(self) -> dict[str, Tensor]:
         """Posterior probabilities of open gates by name of the group."""
         return {name: log_odds.sigmoid() for name, log_odds in self.log_odds.items()}
@@ -228,7 +253,7 @@ class SharedGates:
             sweeps=SWEEPS,
             damping=self._settings.damping if self._messages else 0.0,
         )
-        held = torch.zeros(())
+        held = found.log_evidence.new_zeros(())
         for site, evidence, elements in zip(sites, evidences, found.elements, strict=True):
             site.receive(elements, self._settings.damping)
             held = held + site.held_value(evidence)

@@ -76,6 +76,9 @@ class BayesianNet(nn.Module):
         likelihood: Private copy of the likelihood.
         num_data: Size N of the data set that a batch is drawn from, which scales the log-likelihood
             by N / batch; None: the batch is the data set. `ptv.fit` sets it.
+        autocast: Type in which the net computes, see `torch.autocast`; None: that of its
+            parameters. What it returns, the likelihood and all of the prior stay in single
+            precision. `ptv.fit` sets it while it trains.
     """
 
     def __init__(self, net: nn.Module, likelihood: Likelihood, prior: BySite) -> None:
@@ -84,6 +87,7 @@ class BayesianNet(nn.Module):
         self.likelihood = copy.deepcopy(likelihood)
         self.prior = prior
         self.num_data: int | None = None
+        self.autocast: torch.dtype | None = None
         # Kept: walking the module tree at every step would cost a tenth of a small net's step.
         self._parameters_by_name = dict(self.net.named_parameters())
         selected = prior.select(self._parameters_by_name, weight_matrices(self.net))
@@ -147,9 +151,13 @@ class BayesianNet(nn.Module):
             weights: Tensors by parameter name.
             x: A tensor, or named tensors for a forward with several arguments.
         """
-        if isinstance(x, Tensor):
-            return functional_call(self.net, dict(weights), (x,))  # type: ignore[no-any-return]
-        return functional_call(self.net, dict(weights), (), dict(x))  # type: ignore[no-any-return]
+        inputs: tuple[Any, ...] = ((x,),) if isinstance(x, Tensor) else ((), dict(x))
+        if self.autocast is None:
+            return functional_call(self.net, dict(weights), *inputs)  # type: ignore[no-any-return]
+        device = next(iter(self._parameters_by_name.values())).device.type
+        with torch.autocast(device, dtype=self.autocast):
+            output: Tensor = functional_call(self.net, dict(weights), *inputs)
+        return output.float()
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
         """The Pyro model: draw weights, run the net, observe (or draw) the targets.

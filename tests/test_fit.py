@@ -205,6 +205,25 @@ def test_snapshots_do_not_change_the_run(engine: Any, prior: priors.Prior) -> No
     assert same(quiet, watched)
 
 
+@every_engine
+def test_mixed_precision_changes_rounding_alone(engine: Any, prior: priors.Prior) -> None:
+    """The net computes with eight bits, its output, loss and posterior have all."""
+    seen: set[torch.dtype] = set()
+    bnn = model(prior)
+    bnn.net.get_submodule("1").register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+    (x, y), types = data(), (None, torch.bfloat16)
+    full, mixed = (run(bnn, (x, y), engine=engine, autocast=chosen) for chosen in types)
+    assert seen == {torch.float32, torch.bfloat16}
+    assert mixed.history.elbo == pytest.approx(full.history.elbo, rel=0.02)
+    assert mixed.history.elbo != full.history.elbo
+    for name, mean in full.posterior.mean().items():
+        assert mixed.posterior.mean()[name].dtype == torch.float32
+        torch.testing.assert_close(mixed.posterior.mean()[name], mean, rtol=0, atol=0.05)
+    seen.clear()
+    assert mixed.predict(x, num_samples=2).outputs.dtype == torch.float32
+    assert seen == {torch.float32}, "predictions of the result"
+
+
 def test_history_and_result() -> None:
     fit = run(model(), data(), epochs=3)
     assert [record.epoch for record in fit.history] == [1, 2, 3]
@@ -295,6 +314,11 @@ def test_progress_bar_is_shown_unless_switched_off(capsys: pytest.CaptureFixture
         ),
         ({"epochs": 0}, "epochs is out of range; given: 0; accepted: 1, 2, ..."),
         ({"batch_size": 0}, "batch_size is out of range; given: 0; accepted: 1, 2, ..."),
+        (
+            {"autocast": torch.float16},
+            "autocast is no type that training can use; given: torch.float16; "
+            "accepted: torch.bfloat16, or None",
+        ),
     ],
 )
 def test_arguments(change: dict[str, Any], message: str) -> None:

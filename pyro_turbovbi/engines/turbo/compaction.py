@@ -82,8 +82,9 @@ def select(groups: Couplings, masks: Mapping[str, Tensor], input_shape: torch.Si
         input_shape: Shape of a batch of inputs.
 
     Returns:
-        The kept entries. At least one unit of every group is kept.
+        The kept entries, on the device of the masks. At least one unit of every group is kept.
     """
+    device = next(iter(masks.values())).device if masks else torch.device("cpu")
     alive = {name: torch.ones(groups.sizes[name], dtype=torch.bool) for name in groups.members}
     changed = True
     while changed:  # a unit that goes may leave units before it unread
@@ -101,10 +102,10 @@ def select(groups: Couplings, masks: Mapping[str, Tensor], input_shape: torch.Si
         if bool(alive[name].all()):
             continue
         for member in members:
-            kept = alive[name].repeat_interleave(member.each).nonzero().flatten()
+            kept = alive[name].repeat_interleave(member.each).nonzero().flatten().to(device)
             entries.setdefault(member.name, {})[member.dim] = kept
     first = alive.get(INPUT)
-    inputs = None if first is None or bool(first.all()) else first.nonzero().flatten()
+    inputs = None if first is None or bool(first.all()) else first.nonzero().flatten().to(device)
     return Selection(entries, inputs)
 
 
@@ -153,7 +154,7 @@ class NarrowNet(BayesianNet):
         self._priors = {name: site.prior for name, site in whole.sites.items()}
         self._gates = {}
         self._points = self._select_points()
-        self.num_data = whole.num_data
+        self.num_data, self.autocast = whole.num_data, whole.autocast
         self._inputs = selection.inputs
 
     def output(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:

@@ -134,10 +134,12 @@ def permute(run: TurboVBI, groups: Couplings) -> dict[str, Tensor]:
         The new orders by name of the group, those that have changed.
     """
 
+    device = next(iter(run.guide)).loc.device
+
     def move(members: tuple[Member, ...], order: Tensor) -> None:
         moved: dict[str, dict[int, Tensor]] = {}
         for member in members:
-            moved.setdefault(member.name, {})[member.dim] = entries(order, member)
+            moved.setdefault(member.name, {})[member.dim] = entries(order, member).to(device)
         _rearrange(run, Selection(moved, None))
 
     orders = put_in_order(groups, lambda: masks_of(run), move)

@@ -158,13 +158,14 @@ class TurboVBI:
             log_joint = self._log_joint(draw.weights, *args, **kwargs)
         except ValueError as error:  # Pyro refuses the parameters of a distribution
             raise self._not_finite(str(error).partition(":")[0]) from error
-        loss = float(self._prior_loss(draw.second_moments)) - float(log_joint.detach())
-        if not isfinite(loss):
-            raise self._not_finite(loss)
         for parameter in self._others:
             parameter.grad = None
         (-log_joint).backward()
         self._set_gradients(draw)
+        # Read at the end and in one go: on a GPU this is where the step waits for the device.
+        loss = _difference(self._prior_loss(draw.second_moments), log_joint)
+        if not isfinite(loss):
+            raise self._not_finite(loss)
         self._decay_rates()
         self._optimizer.step()
         self.steps_done += 1
@@ -187,7 +188,7 @@ class TurboVBI:
             self.setup(*args, **kwargs)
         draw = self._draw(self._fresh_noise())
         log_joint = self._log_joint(draw.weights, *args, **kwargs)
-        return float(self._prior_loss(draw.second_moments)) - float(log_joint)
+        return _difference(self._prior_loss(draw.second_moments), log_joint)
 
     @torch.no_grad()
     def exchange(self) -> None:
@@ -335,6 +336,12 @@ def _log_prob(trace: poutine.Trace) -> Tensor:
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
             total = total + scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
     return total
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """`a - b` of two scalars in double precision."""
+    first, second = torch.stack([a, b.detach().to(a.device)]).tolist()
+    return float(first - second)
 
 
 __all__ = ["DEFAULT_STEPS", "TurboVBI"]

@@ -71,6 +71,13 @@ class BayesianNet(nn.Module):
     a prior are Pyro params. It works with `poutine.trace`, `Predictive`, `pyro.render_model` and
     stock `SVI`.
 
+    Args:
+        net: The network, copied.
+        likelihood: The likelihood, copied.
+        prior: Which parameter has which prior.
+        bound: Priors by site that have taken from earlier start values what they take from them
+            (`Prior.bound_to`); those of all other sites take it from the net.
+
     Attributes:
         net: Private copy of the user's network.
         likelihood: Private copy of the likelihood.
@@ -81,7 +88,14 @@ class BayesianNet(nn.Module):
             precision. `ptv.fit` sets it while it trains.
     """
 
-    def __init__(self, net: nn.Module, likelihood: Likelihood, prior: BySite) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        likelihood: Likelihood,
+        prior: BySite,
+        *,
+        bound: Mapping[str, Prior] | None = None,
+    ) -> None:
         super().__init__()
         self.net = copy.deepcopy(net)
         self.likelihood = copy.deepcopy(likelihood)
@@ -94,7 +108,7 @@ class BayesianNet(nn.Module):
         self._priors = {
             name: chosen.bound_to(self._parameters_by_name[name].detach())
             for name, chosen in selected.items()
-        }
+        } | dict(bound or {})
         self._gates = _gates_of(self.net, self._priors)
         self._points = self._select_points()
 

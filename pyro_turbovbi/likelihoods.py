@@ -200,7 +200,7 @@ class Gaussian(Likelihood):
                 given=scale,
                 accepted="a positive finite standard deviation",
             )
-        self.heteroscedastic = heteroscedastic
+        self.learn, self.heteroscedastic = learn, heteroscedastic
         log_scale = torch.tensor(log(scale))
         if learn and not heteroscedastic:
             self.log_scale: Tensor = nn.Parameter(log_scale)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isclose
 from typing import TYPE_CHECKING, Any
@@ -248,6 +250,57 @@ class Fit:
         return compress_fit(
             self, data, keep=keep, reorder_units=reorder, tuning=fine_tune, validation=validation
         )
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Save the fit to one file, all or nothing: safetensors with a JSON manifest, no pickle.
+
+        Everything is in it: net, likelihood, prior, posterior, history. A posterior under an
+        autoguide other than "auto_normal" also needs one batch of the training data, and exact
+        weights need all inputs. An older file of that name stays intact until the new one is
+        complete.
+
+        Args:
+            path: Where to write.
+
+        Returns:
+            The number of bytes.
+
+        Raises:
+            UnsupportedError: if a prior, the likelihood, the posterior or what the net calls its
+                state is of a kind that cannot be stored; nothing has been written then.
+            StorageError: if the file cannot be written.
+        """
+        from pyro_turbovbi.persistence.fits import save_fit
+
+        return save_fit(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        net: nn.Module | None = None,
+        *,
+        guide: Callable[[BayesianNet], Any] | None = None,
+    ) -> Fit:
+        """Load a fit that was saved by `save`, onto the CPU: the same numbers bit for bit.
+
+        Args:
+            path: The file.
+            net: A network of the class that was lifted, whatever its weights; it is not touched.
+                Not needed for a `Sequential` of layers that the package knows (those that
+                `compress` can cut).
+            guide: The function that made the guide, where the fit was made with
+                ``engines.SVI(guide=function)`` and the guide is none of this package.
+
+        Raises:
+            ArtifactError: if the file is damaged, of an unknown version, or holds no fit.
+            InvalidArgumentError: if the file needs a net or a guide that is not given.
+            ShapeError: if the net does not fit the file.
+            StorageError: if the file cannot be read.
+        """
+        from pyro_turbovbi.persistence.fits import load_fit
+
+        return load_fit(path, net, guide=guide)
 
 
 def support_probs(bnn: BayesianNet, posterior: Posterior) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,18 @@ class BlockSupport(SupportDistribution):
             probs=self._corners(posterior.probs),
             extrinsic=self._corners(posterior.extrinsic),
         )
-        blocks = self.blocks.maximise(of_blocks)
+        return self._with_blocks(self.blocks.maximise(of_blocks))
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Those of the distribution of the blocks."""
+        return self.blocks.parameters
+
+    def with_parameters(self, values: Mapping[str, Any]) -> BlockSupport:
+        """See `SupportDistribution.with_parameters`."""
+        return self._with_blocks(self.blocks.with_parameters(values))
+
+    def _with_blocks(self, blocks: SupportDistribution) -> BlockSupport:
         new = BlockSupport(self.event_shape, self.size, blocks, self._validate_args)
         return new.expand(self.batch_shape)
 

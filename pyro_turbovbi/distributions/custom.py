@@ -15,6 +15,7 @@ from pyro_turbovbi.distributions.support import (
     SupportDistribution,
     SupportPosterior,
 )
+from pyro_turbovbi.errors import UnsupportedError
 
 _CERTAIN = 1e3  # nats of evidence that fix an element
 
@@ -56,6 +57,18 @@ class CustomSupport(SupportDistribution):
             own `llr`. And the log-evidence `[batch]`, `ln sum_s p(s) exp(sum_n llr_n s_n)`, in
             nats; on the graph of `llr` if the prior is to be used collapsed.
         """
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """None, unless a subclass that learns some says which; see `SupportDistribution`."""
+        if type(self).maximise is not CustomSupport.maximise and not self.arg_constraints:
+            raise UnsupportedError(
+                "the support distribution learns something and does not say what",
+                given=type(self).__name__,
+                accepted="arg_constraints with the names of its parameters, and a method "
+                "with_parameters",
+            )
+        return super().parameters
 
     def maximise(self: DistributionT, posterior: SupportPosterior) -> DistributionT:
         """The same distribution: there is nothing to learn.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -111,10 +111,18 @@ class GatedMarkovSupport(SupportDistribution):
         if not isinstance(counts, GatedTransitions):
             raise missing_transitions(counts)
         gate, within = self.laws
+        gate_p01, gate_p10 = _maximised(gate, counts.gate, counts.gate_start)
+        p01, p10 = _maximised(within, counts.within, counts.within_start)
+        return self.with_parameters(
+            {"gate_p01": gate_p01, "gate_p10": gate_p10, "p01": p01, "p10": p10}
+        )
+
+    def with_parameters(self, values: Mapping[str, Any]) -> GatedMarkovSupport:
+        """See `SupportDistribution.with_parameters`."""
         new = GatedMarkovSupport(
             self.event_shape,
-            _maximised(gate, counts.gate, counts.gate_start),
-            _maximised(within, counts.within, counts.within_start),
+            (values["gate_p01"], values["gate_p10"]),
+            (values["p01"], values["p10"]),
             self.gate_dim,
             self.dim,
             self._validate_args,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,8 +62,11 @@ class IndependentSupport(SupportDistribution):
         Returns:
             A new distribution.
         """
-        density = bounded(float(posterior.probs.double().mean()))
-        new = IndependentSupport(self.event_shape, density, self._validate_args)
+        return self.with_parameters({"density": bounded(float(posterior.probs.double().mean()))})
+
+    def with_parameters(self, values: Mapping[str, Any]) -> IndependentSupport:
+        """See `SupportDistribution.with_parameters`."""
+        new = IndependentSupport(self.event_shape, values["density"], self._validate_args)
         return new.expand(self.batch_shape)
 
     def _solve(self, llr: Tensor, wanted: Request) -> Solution:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,6 +116,11 @@ class MarkovChainSupport(SupportDistribution):
         first = posterior.probs.reshape(-1, *self._view).select(self._axis, 0).double()
         ones = float(first.sum())
         p01, p10 = maximise_chain_law(self.law, counts, ones, first.numel() - ones)
+        return self.with_parameters({"p01": p01, "p10": p10})
+
+    def with_parameters(self, values: Mapping[str, Any]) -> MarkovChainSupport:
+        """See `SupportDistribution.with_parameters`."""
+        p01, p10 = values["p01"], values["p10"]
         new = MarkovChainSupport(self.event_shape, p01, p10, self.dim, self._validate_args)
         return new.expand(self.batch_shape)
 

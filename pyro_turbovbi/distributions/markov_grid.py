@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -139,10 +139,16 @@ class MarkovGridSupport(SupportDistribution):
             for counts, run in zip(posterior.pairwise, (self.row_run, self.column_run), strict=True)
         )
         row_run, column_run = runs
+        return self.with_parameters(
+            {"density": density, "row_run": row_run, "column_run": column_run}
+        )
+
+    def with_parameters(self, values: Mapping[str, Any]) -> MarkovGridSupport:
+        """See `SupportDistribution.with_parameters`."""
         new = MarkovGridSupport(
             self.event_shape,
-            density,
-            (row_run, column_run),
+            values["density"],
+            (values["row_run"], values["column_run"]),
             sweeps=self.sweeps,
             damping=self.damping,
             tolerance=self.tolerance,

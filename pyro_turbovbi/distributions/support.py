@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -207,6 +207,32 @@ class SupportDistribution(TorchDistribution):
             "take apart",
             given=self,
             accepted=INDEPENDENT_ROWS,
+        )
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """What `maximise` changes, by name; scalars in double precision.
+
+        Raises:
+            UnsupportedError: If a class of your own learns something and does not say what.
+        """
+        return {name: getattr(self, name) for name in self.arg_constraints}
+
+    def with_parameters(self: DistributionT, values: Mapping[str, Any]) -> DistributionT:
+        """The same distribution with other values of all its `parameters`.
+
+        Args:
+            values: Numbers or scalar tensors by name.
+
+        Raises:
+            UnsupportedError: If a class of your own has parameters and not this method.
+        """
+        if not values:
+            return self
+        raise UnsupportedError(
+            "parameters of the support distribution cannot be set",
+            given=type(self).__name__,
+            accepted="a class with a method with_parameters, as those of this package have",
         )
 
     @abstractmethod

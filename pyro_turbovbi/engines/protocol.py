@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -62,6 +63,30 @@ class Engine(Protocol[State]):
 
     def elbo_kind(self, state: State) -> str:
         """What the loss is the negative of: "Bethe", "bound" or "log joint"."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A state that can be stored and taken up again: what checkpoints of `fit` ask for.
+
+    What `Engine.init` makes anew from the same arguments need not be in it, nor the lifted net's
+    own parameters and buffers.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training has changed: nested plain data and tensors, see `persistence.trees`.
+
+        The tensors are the ones in use, no copies.
+
+        Raises:
+            UnsupportedError: if something in it cannot be stored.
+        """
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, bit for bit; tensors are copied."""
+
+    def scale_lr(self, factor: float) -> bool:
+        """Multiply all learning rates from now on; False where they are not the engine's own."""
 
 
 AnyEngine = Engine[Any]

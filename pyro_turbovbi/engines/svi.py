@@ -16,6 +16,7 @@ from pyro.infer import autoguide as autoguides
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.engines._latents import (
     Sites,
@@ -24,6 +25,12 @@ from pyro_turbovbi.engines._latents import (
     require_inference,
     start_values,
     weights_from,
+)
+from pyro_turbovbi.engines._optimizers import (
+    load_optimizer,
+    optimizer_state,
+    pyro_optimizers,
+    scale_rates,
 )
 from pyro_turbovbi.engines._support_probs import guide_support_probs
 from pyro_turbovbi.engines.protocol import Plan
@@ -55,6 +62,88 @@ class SVIState:
     guide: Callable[..., Any]
     bnn: BayesianNet
     example: Batch
+    own_optim: bool
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `engines.protocol.Resumable`.
+
+        Raises:
+            UnsupportedError: if the guide is no module, or the optimiser a scheduler.
+        """
+        optimizers = pyro_optimizers(self.svi.optim, self._trained())
+        return {
+            "guide": dict(self._module().state_dict()),
+            "optimizers": {name: optimizer_state(o) for name, o in optimizers.items()},
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """See `engines.protocol.Resumable`."""
+        self._module().load_state_dict(saved["guide"])
+        for name, optimizer in pyro_optimizers(self.svi.optim, self._trained()).items():
+            load_optimizer(optimizer, saved["optimizers"][name])
+
+    def scale_lr(self, factor: float) -> bool:
+        """See `engines.protocol.Resumable`."""
+        if self.own_optim:
+            scale_rates(pyro_optimizers(self.svi.optim, self._trained()).values(), factor)
+        return self.own_optim
+
+    def _module(self) -> nn.Module:
+        if isinstance(self.guide, nn.Module):
+            return self.guide
+        raise UnsupportedError(
+            "the guide keeps its parameters to itself, so that a training cannot be stored",
+            given=self.guide,
+            accepted="a guide that is a torch.nn.Module, as all of Pyro's autoguides are",
+        )
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """All parameters, of the guide and of the net, by name."""
+        guide = {f"guide.{name}": p for name, p in self._module().named_parameters()}
+        return guide | self.bnn.points
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GuidePosterior(SampledPosterior):
+    """A posterior known through a Pyro guide; `draw` runs it.
+
+    Attributes:
+        guide: The guide.
+        example: The batch that it is run on.
+        engine: The engine that made it.
+    """
+
+    guide: Callable[..., Any]
+    example: Batch
+    engine: SVI
+
+    @classmethod
+    def of(
+        cls,
+        guide: Callable[..., Any],
+        example: Batch,
+        engine: SVI,
+        sites: Sites,
+        support: Weights | None,
+    ) -> GuidePosterior:
+        """The posterior that a guide stands for.
+
+        Args:
+            guide: The guide; nothing else must train it.
+            example: The batch that it is run on.
+            engine: The engine that made it.
+            sites: Weight sites by name.
+            support: P(s = 1) by site name, where a site has a support layer.
+        """
+        return cls(
+            lambda: _draw(guide, example, sites),
+            lambda: _center(guide, example, sites),
+            support=support,
+            latents=lambda: _moments(guide, example, sites),
+            guide=guide,
+            example=example,
+            engine=engine,
+        )
 
 
 @dataclass(frozen=True)
@@ -114,14 +203,41 @@ class SVI:
 
     def init(self, bnn: BayesianNet, plan: Plan) -> SVIState:
         """See `Engine.init`."""
-        guide = self._make_guide(bnn)
+        guide = self.make_guide(bnn)
         kind = "map" if isinstance(guide, autoguides.AutoDelta) else "vi"
         require_inference(bnn.sites, kind, self.name)
         optim = self.optim or PyroOptim(torch.optim.Adam, {"lr": self.lr})
         with pyro.settings.context(module_local_params=True):
-            state = SVIState(infer.SVI(bnn, guide, optim, self.loss), guide, bnn, plan.example)
+            svi = infer.SVI(bnn, guide, optim, self.loss)
+            state = SVIState(svi, guide, bnn, plan.example, own_optim=self.optim is None)
         _draw(guide, plan.example, bnn.sites)  # creates what Pyro would create lazily
         return state
+
+    def rebuilt(
+        self,
+        bnn: BayesianNet,
+        example: Batch,
+        parameters: Mapping[str, Any],
+        support: Weights | None,
+    ) -> GuidePosterior:
+        """The posterior of a guide that was trained before.
+
+        Args:
+            bnn: The lifted net.
+            example: A batch to run the guide on.
+            parameters: The trained guide's `state_dict`.
+            support: See `GuidePosterior.of`.
+
+        Raises:
+            RuntimeError: if the parameters are those of another guide.
+        """
+        guide = self.make_guide(bnn)
+        devices = [example.y.device] if example.y.is_cuda else []
+        with torch.random.fork_rng(devices=devices), buffers_kept(bnn):
+            _draw(guide, example, bnn.sites)
+        assert isinstance(guide, nn.Module)
+        guide.load_state_dict(parameters)
+        return GuidePosterior.of(guide, example, self, bnn.sites, support)
 
     def step(self, state: SVIState, batch: Batch) -> float:
         """See `Engine.step`."""
@@ -155,18 +271,18 @@ class SVI:
             return _diagonal(state.guide, sites, support)
         # Later steps must not move a posterior that has been handed out; the model is not copied.
         guide = copy.deepcopy(state.guide, {id(state.bnn): state.bnn})
-        return SampledPosterior(
-            lambda: _draw(guide, example, sites),
-            lambda: _center(guide, example, sites),
-            support=support,
-            latents=lambda: _moments(guide, example, sites),
-        )
+        return GuidePosterior.of(guide, example, self, sites, support)
 
     def elbo_kind(self, state: SVIState) -> str:
         """See `Engine.elbo_kind`: "log joint" for point guides, otherwise "bound"."""
         return "log joint" if isinstance(state.guide, autoguides.AutoDelta) else "bound"
 
-    def _make_guide(self, bnn: BayesianNet) -> Callable[..., Any]:
+    def make_guide(self, bnn: BayesianNet) -> Callable[..., Any]:
+        """The guide of a lifted net, at its start; Pyro creates its parameters at the first run.
+
+        Raises:
+            UnsupportedError: if an autoguide is to handle a prior with discrete sites.
+        """
         if not isinstance(self.guide, str):
             with pyro.settings.context(module_local_params=True):
                 return self.guide(bnn)  # type: ignore[no-any-return]
@@ -269,4 +385,4 @@ def _moments(guide: Callable[..., Any], example: Batch, sites: Sites) -> dict[st
     return moments_of(sites, lambda: _latents(guide, example), CENTER_DRAWS)
 
 
-__all__ = ["AUTOGUIDES", "SVI", "SVIState"]
+__all__ = ["AUTOGUIDES", "SVI", "GuidePosterior", "SVIState"]

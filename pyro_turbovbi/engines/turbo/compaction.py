@@ -16,6 +16,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,28 @@ class Selection:
         """The kept part of a tensor, a copy."""
         index = self.index(name, whole.shape)
         return whole.clone() if index is None else whole[index]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors, see `of_state`."""
+        entries = {
+            name: [[dim, kept] for dim, kept in dims.items()] for name, dims in self.entries.items()
+        }
+        return {"entries": entries, "inputs": self.inputs}
+
+    @classmethod
+    def of_state(cls, saved: Mapping[str, Any], device: torch.device) -> Selection:
+        """The selection that `state_dict` describes.
+
+        Args:
+            saved: What `state_dict` gave.
+            device: Where its indices are to lie.
+        """
+        entries = {
+            name: {dim: kept.to(device) for dim, kept in dims}
+            for name, dims in saved["entries"].items()
+        }
+        inputs = saved["inputs"]
+        return cls(entries, None if inputs is None else inputs.to(device))
 
     def scatter(self, name: str, narrow: Tensor, whole: Tensor) -> None:
         """Write the kept part back, in place."""
@@ -180,6 +203,9 @@ class NarrowTurbo(TurboVBI):
         whole: The run on the whole net.
         selection: What is kept.
         batch: One batch.
+
+    Attributes:
+        selection: What is kept.
     """
 
     def __init__(self, whole: TurboVBI, selection: Selection, batch: Batch) -> None:
@@ -187,7 +213,7 @@ class NarrowTurbo(TurboVBI):
         net = NarrowNet(whole.model, selection)
         super().__init__(net, settings=whole.settings, num_steps=whole.num_steps)
         self.steps_done = whole.steps_done
-        self._whole, self._selection = whole, selection
+        self._whole, self.selection = whole, selection
         self.guide = TurboGuide(net.sites)
         self._factors = list(self.guide)
         self.sites = {}
@@ -206,7 +232,7 @@ class NarrowTurbo(TurboVBI):
 
     def write_back(self) -> None:
         """Bring the whole run up to date; elements that were left out follow their prior."""
-        whole, selection = self._whole, self._selection
+        whole, selection = self._whole, self.selection
         assert isinstance(whole.model, BayesianNet)
         assert isinstance(self.model, BayesianNet)
         for old, new in zip(whole._factors, self._factors, strict=True):
@@ -237,9 +263,9 @@ class NarrowTurbo(TurboVBI):
                     kept[key] = copy.deepcopy(value)
                 elif write_back:
                     whole = kept.setdefault(key, torch.zeros_like(target))
-                    self._selection.scatter(name, value, whole)
+                    self.selection.scatter(name, value, whole)
                 else:
-                    kept[key] = self._selection.gather(name, value)
+                    kept[key] = self.selection.gather(name, value)
 
     def _pairs(self) -> Iterable[tuple[str, Tensor, Tensor]]:
         """Name and both versions, whole and narrow, of everything that is trained."""

@@ -14,6 +14,7 @@ own E[rho], the same X.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log, pi
 
@@ -27,8 +28,9 @@ from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.families.factors import INIT_SCALE, make_factor
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.likelihoods import Gaussian
-from pyro_turbovbi.posterior import SampledPosterior
+from pyro_turbovbi.posterior import SampledPosterior, Weights
 from pyro_turbovbi.priors.base import WeightSite
+from pyro_turbovbi.priors.hyperparameters import Hyperparameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,50 @@ class GaussianPosterior:
         )
         weights = torch.cholesky_solve(observed.unsqueeze(-1), self.factor).squeeze(-1)
         return self.mean + prior - (weights @ self.design) / self.precision
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearGaussianPosterior(SampledPosterior):
+    """The exact posterior of a linear net's weight, drawn from jointly.
+
+    Attributes:
+        gaussian: q(w), in double precision.
+        name: Name of the weight.
+        dtype: Of the net, and of all draws.
+    """
+
+    gaussian: GaussianPosterior
+    name: str
+    dtype: torch.dtype
+
+    @classmethod
+    def of(
+        cls,
+        gaussian: GaussianPosterior,
+        name: str,
+        dtype: torch.dtype,
+        support: Weights | None,
+        hyperparameters: Mapping[str, Hyperparameters],
+    ) -> LinearGaussianPosterior:
+        """The posterior in the net's dtype.
+
+        Args:
+            gaussian: q(w).
+            name: Name of the weight.
+            dtype: Of the net.
+            support: P(s = 1) by site name, where the site has a support layer.
+            hyperparameters: Learned hyper-parameters by site name.
+        """
+        return cls(
+            sampler=lambda: {name: gaussian.draw().to(dtype)},
+            center=lambda: {name: gaussian.mean.to(dtype)},
+            scales={name: gaussian.variance.sqrt().to(dtype)},
+            support=support,
+            hyperparameters=hyperparameters,
+            gaussian=gaussian,
+            name=name,
+            dtype=dtype,
+        )
 
 
 class LinearGaussianState:
@@ -173,18 +219,14 @@ class LinearGaussianState:
         prior = self.site.prior_bound(self.factor.second_moment())
         return -float(expected_log_lik + self.posterior.entropy + prior)
 
-    def result(self) -> SampledPosterior:
+    def result(self) -> LinearGaussianPosterior:
         """The posterior in the net's dtype."""
         name, dtype, posterior = self._site_name, self.linear.weight.dtype, self.posterior
         assert posterior is not None, "the posterior exists after the first step"
         probs = getattr(self.site, "probs", None)
-        return SampledPosterior(
-            sampler=lambda: {name: posterior.draw().to(dtype)},
-            center=lambda: {name: posterior.mean.to(dtype)},
-            scales={name: posterior.variance.sqrt().to(dtype)},
-            support=None if probs is None else {name: probs.to(dtype)},
-            hyperparameters=learned_hyperparameters([self.site], self.settings),
-        )
+        support = None if probs is None else {name: probs.to(dtype)}
+        learned = learned_hyperparameters([self.site], self.settings)
+        return LinearGaussianPosterior.of(posterior, name, dtype, support, learned)
 
     def _bias(self) -> Tensor:
         bias = self.linear.bias

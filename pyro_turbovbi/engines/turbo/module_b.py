@@ -8,6 +8,10 @@ Sending the posterior where the extrinsic belongs would count Module A's own evi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from pyro_turbovbi.distributions import SupportDistribution, SupportPosterior
@@ -31,10 +35,36 @@ class ModuleB:
         self.distribution = distribution
         self._damping, self._site = damping, site
         self._posterior: SupportPosterior | None = None
+        self._messages: Tensor | None = None
+
+    def state_dict(self, *, learning: bool) -> dict[str, Any]:
+        """Messages for a warm start, and parameters as learned so far.
+
+        Args:
+            learning: Whether parameters are learned, now or later.
+
+        Raises:
+            UnsupportedError: if they are and the distribution does not say what they are.
+        """
+        parameters = dict(self.distribution.parameters) if learning else {}
+        return {"messages": self._messages, "parameters": parameters}
+
+    def load_state_dict(self, saved: Mapping[str, Any], *, device: torch.device) -> None:
+        """Go on from what `state_dict` gave.
+
+        Args:
+            saved: The messages and parameters; messages are copied.
+            device: Where messages are passed.
+        """
+        messages = saved["messages"]
+        self._posterior = None
+        self._messages = None if messages is None else messages.to(device, copy=True)
+        if saved["parameters"]:
+            self.distribution = self.distribution.with_parameters(saved["parameters"])
 
     def forget(self) -> None:
         """Start the next exchange cold: the elements have moved."""
-        self._posterior = None
+        self._posterior = self._messages = None
 
     def exchange(
         self, llr: Tensor, prior_log_odds: Tensor, *, learn: bool = False
@@ -55,9 +85,9 @@ class ModuleB:
         """
         last = self._posterior
         posterior = self.distribution.posterior(
-            llr, start=last and last.messages, pairwise=learn, out=last, site=self._site
+            llr, start=self._messages, pairwise=learn, out=last, site=self._site
         )
-        self._posterior = posterior
+        self._posterior, self._messages = posterior, posterior.messages
         prior_log_odds.lerp_(posterior.extrinsic, 1.0 - self._damping)
         if learn:
             self.distribution = self.distribution.maximise(posterior)

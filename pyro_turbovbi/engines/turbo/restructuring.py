@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ class RestructuringTurbo:
         self._compact_every = compact_every and compact_every * steps
         self._reorder_every = reorder_every and reorder_every * steps
         self._compacted = self._reordered = 0
+        self._example = plan.example
         self.whole = self.active = whole
 
     def step(self, batch: Batch) -> float:
@@ -82,6 +84,34 @@ class RestructuringTurbo:
         self.update_whole()
         self.active = self.whole
         self.whole.exchange()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `engines.protocol.Resumable`."""
+        narrow = self.active if isinstance(self.active, NarrowTurbo) else None
+        return {
+            "compacted": self._compacted,
+            "reordered": self._reordered,
+            "whole": self.whole.state_dict(),
+            "selection": None if narrow is None else narrow.selection.state_dict(),
+            "narrow": None if narrow is None else narrow.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """See `engines.protocol.Resumable`."""
+        self._compacted, self._reordered = saved["compacted"], saved["reordered"]
+        self.active = self.whole
+        self.whole.load_state_dict(saved["whole"])
+        if saved["narrow"] is not None:
+            device = next(iter(self.whole.guide)).loc.device
+            selection = Selection.of_state(saved["selection"], device)
+            self.active = NarrowTurbo(self.whole, selection, self._example)
+            self.active.load_state_dict(saved["narrow"])
+
+    def scale_lr(self, factor: float) -> bool:
+        """See `engines.protocol.Resumable`."""
+        narrow = self.active is not self.whole
+        return self.whole.scale_lr(factor) and (not narrow or self.active.scale_lr(factor))
 
     def update_whole(self) -> TurboVBI:
         """Write the state of the active run back; return the run on the whole net."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import e, log, pi, sqrt
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -113,6 +113,13 @@ class SiteState(ABC):
     def anneal(self, progress: float) -> None:  # noqa: B027
         """Move the spike to where the schedule has it at a fraction of the training."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What training has changed, see `engines.protocol.Resumable`."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on from what `state_dict` gave."""
+
 
 class FixedPrecision(SiteState):
     """A site under a Gaussian prior: nothing but q(w) is to be inferred."""
@@ -184,6 +191,31 @@ class ThreeLayerSite(SiteState):
         self._learning = self._settings.learn_hyper and annealing.done(progress)
         self._factor.components = self.components
 
+    def state_dict(self) -> dict[str, Any]:
+        """See `SiteState.state_dict`."""
+        return {
+            "components": self.components,
+            "final": self._final,
+            "learning": self._learning,
+            "probs": self.probs,
+            "precision": self.precision,
+            "offset": self._offset,
+            "tangent": self._tangent,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """See `SiteState.load_state_dict`."""
+        device = self.probs.device
+        self.components, self._final = (
+            Components(*(GammaParameters(*gamma) for gamma in saved[name]))
+            for name in ("components", "final")
+        )
+        self._factor.components, self._learning = self.components, saved["learning"]
+        self.probs, self.precision, self._offset, self._tangent = (
+            saved[name].to(device, copy=True)
+            for name in ("probs", "precision", "offset", "tangent")
+        )
+
     def prior_bound(self, second_moment: Tensor) -> Tensor:
         """See `SiteState.prior_bound`."""
         return self._tangent - 0.5 * _dot(self.precision, second_moment)
@@ -246,6 +278,18 @@ class SpikeSlab(ThreeLayerSite):
         new = super().widened(factor)
         new.prior_log_odds = self._messages
         return new
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `SiteState.state_dict`."""
+        module_b = self.module_b.state_dict(learning=self._settings.learn_hyper)
+        return super().state_dict() | {"messages": self._messages, "module_b": module_b}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """See `SiteState.load_state_dict`."""
+        super().load_state_dict(saved)
+        self._messages.copy_(saved["messages"])  # in place: narrowed states share them
+        self.prior_log_odds = self.place.gather(self._messages)
+        self.module_b.load_state_dict(saved["module_b"], device=self._messages.device)
 
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""

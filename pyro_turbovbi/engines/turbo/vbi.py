@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_turbovbi._pyro import buffers_kept
+from pyro_turbovbi.engines._optimizers import load_optimizer, optimizer_state, scale_rates
 from pyro_turbovbi.engines.turbo.settings import LR, TurboSettings
 from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates
 from pyro_turbovbi.engines.turbo.site import SiteState, make_site
@@ -170,6 +171,79 @@ class TurboVBI:
         self._optimizer.step()
         self.steps_done += 1
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training has changed, nested plain data and tensors in use: no copies.
+
+        Of a model that is a module, its buffers are in it; its parameters are those that a step
+        trains.
+
+        Raises:
+            InvalidArgumentError: if there is nothing yet: neither `setup` nor a step.
+        """
+        self._require_setup()
+        return {
+            "steps_done": self.steps_done,
+            "guide": dict(self.guide.state_dict()),
+            "others": list(self._others),
+            "buffers": self._buffers(),
+            "optimizer": optimizer_state(self._optimizer),
+            "base_rates": list(self._base_rates),
+            "noises": list(self._noises),
+            "sites": {name: site.state_dict() for name, site in self.sites.items()},
+            "gates": None if self.gates is None else self.gates.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave in a run on an equal model, bit for bit.
+
+        Args:
+            saved: The state; its tensors are copied.
+
+        Raises:
+            InvalidArgumentError: if the parameters do not exist yet: call `setup` first.
+        """
+        self._require_setup()
+        self.steps_done, self._base_rates = saved["steps_done"], list(saved["base_rates"])
+        self.guide.load_state_dict(saved["guide"])
+        for parameter, value in zip(self._others, saved["others"], strict=True):
+            parameter.copy_(value)
+        for name, buffer in self._buffers().items():
+            buffer.copy_(saved["buffers"][name])
+        load_optimizer(self._optimizer, saved["optimizer"])
+        factors = zip(self._factors, saved["noises"], strict=False)  # none before the first step
+        self._noises = [noise.to(factor.loc, copy=True) for factor, noise in factors]
+        for name, site in self.sites.items():
+            site.load_state_dict(saved["sites"][name])
+        if self.gates is not None:
+            self.gates.load_state_dict(saved["gates"])
+
+    def scale_lr(self, factor: float) -> bool:
+        """Multiply all learning rates from now on.
+
+        Args:
+            factor: What to multiply them with.
+
+        Returns:
+            False where the optimiser is the user's: its rates have not been changed.
+        """
+        if self._optim is not None:
+            return False
+        self._base_rates = [rate * factor for rate in self._base_rates]
+        scale_rates([self._optimizer], factor)
+        return True
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return dict(self.model.named_buffers()) if isinstance(self.model, nn.Module) else {}
+
+    def _require_setup(self) -> None:
+        if not self.sites:
+            raise InvalidArgumentError(
+                "the run has no parameters yet",
+                given="a new TurboVBI",
+                accepted="one after setup(*args), with one batch of the model's arguments",
+            )
 
     def _not_finite(self, given: object) -> NumericalError:
         return NumericalError(

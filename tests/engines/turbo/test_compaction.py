@@ -138,7 +138,7 @@ def test_back_and_forth_changes_nothing_that_is_kept(
     narrow = narrowed(run, batch)
     narrow.write_back()
     for factor in run.guide:
-        name, selection = factor.name, narrow._selection
+        name, selection = factor.name, narrow.selection
         torch.testing.assert_close(
             selection.gather(name, factor.loc.detach()), selection.gather(name, before[name])
         )

@@ -1,0 +1,73 @@
+"""A whole fit in one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from torch import nn
+
+from pyro_turbovbi.errors import ArtifactError, TurboVBIError
+from pyro_turbovbi.persistence.container import pack, unpack
+from pyro_turbovbi.persistence.files import read, write_atomically
+from pyro_turbovbi.persistence.networks import dump_bayesian_net, restore_bayesian_net
+from pyro_turbovbi.persistence.posteriors import MakeGuide, dump_posterior, restore_posterior
+from pyro_turbovbi.persistence.trees import Tree
+from pyro_turbovbi.result import EpochRecord, Fit, History
+from pyro_turbovbi.training import Training
+
+#: What the file of a fit says that it is.
+KIND = "fit"
+_AS_THEY_ARE = ("engine_name", "elbo", "elbo_kind", "seconds")
+
+
+def save_fit(fit: Fit, path: str | os.PathLike[str]) -> int:
+    """Save a fit to one file, all or nothing; see `Fit.save`."""
+    content = pack(KIND, _dump(fit))
+    write_atomically(path, content)
+    return len(content)
+
+
+def load_fit(
+    path: str | os.PathLike[str], net: nn.Module | None = None, *, guide: MakeGuide | None = None
+) -> Fit:
+    """Load a fit; see `Fit.load`."""
+    tree = unpack(KIND, read(path))
+    try:
+        return _restore(tree, net, guide)
+    except TurboVBIError:
+        raise
+    except Exception as error:  # whatever a forged file leads to
+        raise ArtifactError(f"the file does not describe a fit: {error}") from error
+
+
+def dump_history(history: History) -> Tree:
+    """The records of all epochs as a tree."""
+    return [dataclasses.asdict(record) for record in history]
+
+
+def restore_history(tree: Tree) -> History:
+    """The inverse of `dump_history`."""
+    return History(EpochRecord(**record) for record in tree)
+
+
+def _dump(fit: Fit) -> Tree:
+    plain: dict[str, Any] = {name: getattr(fit, name) for name in _AS_THEY_ARE}
+    return plain | {
+        "model": dump_bayesian_net(fit.bnn),
+        "posterior": dump_posterior(fit.posterior),
+        "history": dump_history(fit.history),
+        "training": dataclasses.asdict(fit.training),
+    }
+
+
+def _restore(tree: Tree, net: nn.Module | None, guide: MakeGuide | None) -> Fit:
+    bnn = restore_bayesian_net(tree["model"], net)
+    return Fit(
+        bnn=bnn,
+        posterior=restore_posterior(tree["posterior"], bnn, guide),
+        history=restore_history(tree["history"]),
+        training=Training(**tree["training"]),
+        **{name: tree[name] for name in _AS_THEY_ARE},
+    )

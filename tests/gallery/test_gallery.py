@@ -35,8 +35,11 @@ MODELS: dict[str, tuple[Callable[[], tuple[Tensor, Tensor]], dict[str, Any]]] = 
     "gated_recovery": (lambda: (torch.randn(ROWS, 200), torch.randn(ROWS, 20)), {}),
     "lenet_300_100": (lambda: classes(784), {}),
     "lenet_5": (lambda: classes(1, 28, 28), {}),
+    "resnet_20": (lambda: classes(3, 32, 32), {}),
     "structured_recovery": (lambda: reals(1000), {}),
     "uci_mlp": (lambda: reals(13), {}),
+    # narrow: 15 million weights take too long for a test
+    "vgg_16": (lambda: classes(3, 32, 32), {"width": 0.125}),
 }
 #: The prior under which each guide works. A new file needs a line here.
 GUIDES: dict[str, priors.Prior] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +10,38 @@ from benchmarks.frontier_cases.cases import CASES
 from benchmarks.frontier_cases.magnitude import Dense, Magnitude
 from benchmarks.frontier_cases.recipes import OURS, OURS_CANDIDATES, PUBLISHED
 from benchmarks.frontier_cases.training import Method
+from benchmarks.frontier_cases.variational import Variational
+from pyro_turbovbi.priors import GroupHorseshoe, GroupNormalJeffreys, LogUniform
 
 DENSE, MAGNITUDE = "dense Adam", "magnitude"
+SPARSE_VD, GROUP_NJ, GROUP_HS = "sparse VD", "BC-GNJ", "BC-GHS"
+LEARNING_RATES = (1e-3, 3e-3)
+
+
+def _numbered(methods: Iterable[Method]) -> dict[str, Method]:
+    return {str(number): method for number, method in enumerate(methods, 1)}
+
 
 #: What tuning tries, by method and candidate; equally many for every family.
 CANDIDATES: dict[str, dict[str, Method]] = {
-    MAGNITUDE: {
-        "1": Magnitude(0.014, lr=1e-3),
-        "2": Magnitude(0.014, lr=3e-3),
-        "3": Magnitude(0.014, lr=1e-3, scale=0.3),
-        "4": Magnitude(0.014, lr=3e-3, scale=0.3),
-    },
+    MAGNITUDE: _numbered(
+        Magnitude(0.014, lr=lr, scale=scale) for scale in (None, 0.3) for lr in LEARNING_RATES
+    ),
+    SPARSE_VD: _numbered(
+        Variational(LogUniform(), lr=lr, kl_weight=weight)
+        for weight in (1.0, 0.5)
+        for lr in LEARNING_RATES
+    ),
+    GROUP_NJ: _numbered(
+        Variational(GroupNormalJeffreys(threshold=threshold), lr=lr)
+        for threshold in (-3.0, -1.0)
+        for lr in LEARNING_RATES
+    ),
+    GROUP_HS: _numbered(
+        Variational(GroupHorseshoe(threshold=threshold), lr=lr)
+        for threshold in (3.0, 2.0)
+        for lr in LEARNING_RATES
+    ),
     **OURS_CANDIDATES,
 }
 #: What `choice` says of the runs of the candidates, by case and method.

@@ -3,6 +3,7 @@
 This package takes plain networks and masks: it knows nothing of how they were trained.
 """
 
+from pyro_turbovbi.compression.acceleration import Accelerated, Acceleration, accelerate
 from pyro_turbovbi.compression.artifact import load, load_posterior
 from pyro_turbovbi.compression.compressed import Compressed, compress
 from pyro_turbovbi.compression.fine_tuning import FineTune, fine_tune
@@ -15,6 +16,8 @@ from pyro_turbovbi.compression.shrink import shrink
 from pyro_turbovbi.compression.uncertainty import LoadedPosterior
 
 __all__ = [
+    "Accelerated",
+    "Acceleration",
     "Compressed",
     "CompressionReport",
     "FineTune",
@@ -23,6 +26,7 @@ __all__ = [
     "Quantisation",
     "Regularity",
     "Reordered",
+    "accelerate",
     "compress",
     "fine_tune",
     "load",

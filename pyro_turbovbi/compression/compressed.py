@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi.batches import Data, as_tensors
+from pyro_turbovbi.compression.acceleration import accelerate
 from pyro_turbovbi.compression.artifact import save, serialise
 from pyro_turbovbi.compression.cutting import bytes_of, cut_any, structures
 from pyro_turbovbi.compression.export import OPSET, exported, write_onnx
@@ -104,7 +105,7 @@ class Compressed:
                 accepted="uncertainty=False, or a posterior that has them (`compress(scales=...)`)",
             )
         return save(
-            self.module,
+            self._ordinary_module(),
             path,
             coding=coding or ("plain" if self.quantisation is None else "compact"),
             steps=None if self.quantisation is None else self.quantisation.steps,
@@ -121,7 +122,7 @@ class Compressed:
         Raises:
             UnsupportedError: If torch cannot export the network.
         """
-        return exported(self.module, self._example())
+        return exported(self._ordinary_module(), self._example())
 
     def to_onnx(
         self, path: str | os.PathLike[str], *, opset: int = OPSET, check: bool = True
@@ -143,12 +144,37 @@ class Compressed:
             VerificationError: If the file computes something else by more than 1e-4 of the largest
                 output.
         """
-        return write_onnx(self.module, self._example(), path, opset=opset, check=check)
+        return write_onnx(self._ordinary_module(), self._example(), path, opset=opset, check=check)
+
+    def accelerate(self, *, batch_size: int = BATCH) -> Compressed:
+        """Chooses the fastest kernel for every linear layer, by time measured on this machine.
+
+        What was cut is gone; this is about the zeros that are left. Only the running network
+        changes: saving, exporting and quantising the result take its ordinary layers, and a loaded
+        network is accelerated by `compression.accelerate`.
+
+        Args:
+            batch_size: Number of inputs that the network will be given at once.
+
+        Returns:
+            A new result, whose report says which layer uses which kernel and why. Its module
+                computes the same up to rounding; where nothing is faster, it has ordinary layers.
+
+        Raises:
+            VerificationError: If the accelerated network computes something else.
+            InvalidArgumentError: If the batch size is not positive.
+        """
+        fast = accelerate(self._ordinary_module(), self._example(), batch_size=batch_size)
+        report = replace(self.report, acceleration=fast.report)
+        return replace(self, module=fast.module, report=report, ordinary=self._ordinary_module())
+
+    def _ordinary(self) -> nn.Module:
+        return self.module if self.ordinary is None else self.ordinary
 
     def _example(self) -> Tensor:
         if self.example is None:
             raise UnsupportedError(
-                "exporting needs inputs to trace the network with", accepted="what compress returns"
+                "this needs inputs to run the network on", accepted="what compress returns"
             )
         return self.example
 
@@ -181,11 +207,12 @@ class Compressed:
         x, y = as_tensors(validation)
         if not isinstance(x, Tensor):
             raise InvalidArgumentError("quantise needs a net with one input", given=list(x))
-        module, how = search(self.module, self.scales, loss_on(x, y, loss), tolerance)
+        exact = self._ordinary_module()
+        module, how = search(exact, self.scales, loss_on(x, y, loss), tolerance)
         own = {name: self.names.get(name, name) for name in self.masks}
         left = {name: module.get_parameter(own[name]).detach() != 0 for name in own}
         kept = {own[name]: mask for name, mask in left.items()}
-        deviation = largest_deviation(self.module, module, x)
+        deviation = largest_deviation(exact, module, x)
         return replace(
             self,
             module=module,
@@ -313,6 +340,7 @@ def _requantised(
         regularity=by_layer,
         regularity_total=Regularity.total(by_layer.values()),
         bytes=len(serialise(module, coding="compact", steps=how.steps, surgery=surgery)),
+        acceleration=None,
         coding="compact",
         max_error=report.max_error + deviation,
     )

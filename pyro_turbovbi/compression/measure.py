@@ -96,6 +96,19 @@ def parameters_of(net: nn.Module) -> int:
 def latency_of(nets: Sequence[nn.Module], inputs: Tensor) -> list[float]:
     """Measured time of one batch through each network.
 
+    Args:
+        nets: Networks in evaluation mode.
+        inputs: One batch.
+
+    Returns:
+        Median wall-clock seconds of each network; see `timings_of`.
+    """
+    return [statistics.median(times) for times in timings_of(nets, inputs)]
+
+
+def timings_of(nets: Sequence[nn.Module], inputs: Tensor) -> list[list[float]]:
+    """Measured times of one batch through each network, again and again.
+
     The networks take turns, so that a busy machine slows all of them alike.
 
     Args:
@@ -103,7 +116,7 @@ def latency_of(nets: Sequence[nn.Module], inputs: Tensor) -> list[float]:
         inputs: One batch.
 
     Returns:
-        Median wall-clock seconds of each network.
+        Of each network, the wall-clock seconds in every round.
     """
     times: list[list[float]] = [[] for _ in nets]
     with torch.inference_mode():
@@ -115,7 +128,7 @@ def latency_of(nets: Sequence[nn.Module], inputs: Tensor) -> list[float]:
                 break
             for net, record in zip(nets, times, strict=True):
                 record.append(_timed(net, inputs))
-    return [statistics.median(record) for record in times]
+    return times
 
 
 def _timed(net: nn.Module, inputs: Tensor) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from pyro_turbovbi.compression._support_tables import support_tables
+from pyro_turbovbi.compression.acceleration import Acceleration
 from pyro_turbovbi.compression.measure import Structure
 from pyro_turbovbi.compression.regularity import Regularity
 
@@ -101,6 +102,8 @@ class CompressionReport:
             that of a quantised network.
         fine_tuning: What training the surviving weights further achieved; None if that was not
             asked for.
+        acceleration: Which kernels `Compressed.accelerate` chose, and how much faster the network
+            is with them; None if that was not asked for. `latency` is that of ordinary layers.
     """
 
     total: int
@@ -122,6 +125,7 @@ class CompressionReport:
     max_error: float
     coding: str = "plain"
     fine_tuning: FineTuning | None = None
+    acceleration: Acceleration | None = None
 
     @property
     def mask_density(self) -> float:
@@ -146,6 +150,7 @@ class CompressionReport:
             "regularity": {name: part.to_dict() for name, part in self.regularity.items()},
             "regularity_total": self.regularity_total.to_dict(),
             "fine_tuning": None if self.fine_tuning is None else self.fine_tuning.to_dict(),
+            "acceleration": None if self.acceleration is None else self.acceleration.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -156,6 +161,8 @@ class CompressionReport:
         lines.append(f"largest relative deviation from the masked net {self.max_error:.1e}")
         if self.fine_tuning is not None:
             lines.append(str(self.fine_tuning))
+        if self.acceleration is not None:
+            lines.append(str(self.acceleration))
         return "\n".join([*lines, "", *support_tables(self.regularity, self.regularity_total)])
 
     def _rows(self) -> list[tuple[str, str, str]]:

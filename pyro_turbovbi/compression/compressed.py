@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,9 @@ from pyro_turbovbi.errors import (
     UnsupportedError,
 )
 from pyro_turbovbi.likelihoods import Likelihood
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -221,6 +225,23 @@ class Compressed:
             scales={n: s * kept[n] if n in kept else s for n, s in self.scales.items()},
             quantisation=how,
         )
+
+    def plot_supports(self, *, before: bool = False) -> matplotlib.figure.Figure:
+        """Draws which weights are left in every layer; see `diagnostics.plots.layer_supports`.
+
+        Args:
+            before: Whether to draw the masks before the cut beside them, with all rows and columns.
+
+        Raises:
+            InvalidArgumentError: If the network was cut without masks.
+        """
+        from pyro_turbovbi.diagnostics.plots import layer_supports
+
+        earlier = {
+            name: {"before": self.masks_before[name]} if before else {} for name in self.masks
+        }
+        cut = "cut" if before else ""
+        return layer_supports({name: earlier[name] | {cut: m} for name, m in self.masks.items()})
 
     def __repr__(self) -> str:
         """The report as a table."""

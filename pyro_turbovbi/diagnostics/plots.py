@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LABELLED_MULTIPLES = (1.0, 2.0, 5.0)
 _WIDEST = 1700
+_PAGE = 1200
 _COLOUR_LABEL = "P(kept)"
 
 
@@ -92,6 +93,37 @@ def support_masks(
         ]
         rows += _wrapped(panels)
     return draw_panels(rows, heading=heading, colour_label=None, aligned=False)
+
+
+def layer_supports(
+    layers: Mapping[str, Mapping[str, Tensor]], *, heading: str | None = None
+) -> matplotlib.figure.Figure:
+    """Draws which weights are left in every layer of a network.
+
+    Pictures stand side by side as far as there is room, those of one layer next to each other. Each
+    has a scale of its own, so that small layers can be read beside large ones. Convolution kernels
+    are the matrix (output channel, input channel and place in the kernel). Titles: see
+    `support_matrices`.
+
+    Args:
+        layers: Masks by name of the layer and of the stage, such as `"before"` and `"cut"`; a stage
+            without a name has none in the title.
+        heading: A line above the pictures.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InvalidArgumentError: If there is nothing to draw or a value lies outside [0, 1].
+        ShapeError: If a tensor has no axis or no element.
+    """
+    require(layers)
+    groups = []
+    for layer, stages in layers.items():
+        require(stages)
+        names = {stage: f"{layer}: {stage}" if stage else layer for stage in stages}
+        groups.append([_layer_panel(names[stage], mask) for stage, mask in stages.items()])
+    return draw_panels(_packed(groups), heading=heading, colour_label=None, aligned=False)
 
 
 def support_before_after(
@@ -290,6 +322,23 @@ def _wrapped(panels: Sequence[Panel]) -> list[list[Panel]]:
     most = max(1, _WIDEST // max(map(panel_width, panels)))
     per_row = math.ceil(len(panels) / math.ceil(len(panels) / most))
     return [list(panels[start : start + per_row]) for start in range(0, len(panels), per_row)]
+
+
+def _packed(groups: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
+    """Rows filled with whole groups while there is room; a group that is too wide is wrapped."""
+    rows: list[list[Panel]] = []
+    for group in groups:
+        if rows and sum(map(panel_width, [*rows[-1], *group])) <= _PAGE:
+            rows[-1] += group
+        else:
+            rows += _wrapped(group)
+    return rows
+
+
+def _layer_panel(title: str, mask: Tensor) -> Panel:
+    kernel = mask.dim() > 2
+    xlabel, ylabel = ("input channel x place", "output channel") if kernel else ("input", "unit")
+    return Panel(_matrix(mask > 0.5), _title(title, mask), xlabel, ylabel)
 
 
 def _matrix(values: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def _moments_of_inputs(module: nn.Module, norms: Sequence[_BatchNorm], x: Tensor
     device = next(module.parameters()).device
     with _watching(norms, moments):
         for part in x.split(_CHUNK):
-            module(part.to(device))
+            module(part.to(device, copy=True))  # a layer of the user's may write into its input
     return moments
 
 

@@ -84,6 +84,17 @@ class Cut:
         self._parameter(name)
         return f"{self.names[path]}.{kind}"
 
+    def freeze_like(self, net: nn.Module) -> None:
+        """Takes over which parameters are not to be trained.
+
+        Args:
+            net: The original network.
+        """
+        for name, parameter in net.named_parameters():
+            path, _, kind = name.rpartition(".")
+            if path in self.names and not parameter.requires_grad:
+                getattr(self._layer(path), kind).requires_grad_(False)
+
     def _layer(self, path: str) -> nn.Module:
         return self.module.get_submodule(self.names[path])
 
@@ -150,7 +161,9 @@ def cut_masked(pruned: nn.Module, example: Tensor) -> Cut:
         layers.append((stage.link, _cut_weighted(stage)))
     layers += [(link, link.layer) for link in tail]
     kept = {s.link.path: (s.rows, s.cols) for s in stages if s.link.path is not None}
-    return Cut(*_assemble(layers), kept)
+    cut = Cut(*_assemble(layers), kept)
+    cut.freeze_like(pruned)
+    return cut
 
 
 _Layers = list[tuple[Link | None, nn.Module]]

@@ -26,6 +26,7 @@ from pyro_turbovbi.engines import TurboVBI
 from pyro_turbovbi.errors import TurboVBIError
 from pyro_turbovbi.fit import fit, fit_all
 from pyro_turbovbi.lift import BayesianNet, lift
+from pyro_turbovbi.persistence import Checkpoints
 from pyro_turbovbi.posterior import Prediction
 from pyro_turbovbi.recipe import Recipe
 from pyro_turbovbi.result import EpochRecord, Fit, History
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BayesianNet",
+    "Checkpoints",
     "Comparison",
     "Compressed",
     "EpochRecord",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -47,9 +47,15 @@ class Batch(tuple[Inputs, Tensor]):
 
 @runtime_checkable
 class Batches(Protocol):
-    """An iterable over batches that knows how many data points it stands for."""
+    """An iterable over batches that knows how many data points it stands for.
+
+    Attributes:
+        num_data: Data points of the whole data set.
+        generators: What order and content are drawn from, besides torch's own generators.
+    """
 
     num_data: int
+    generators: Sequence[torch.Generator]
 
     def __iter__(self) -> Iterator[Batch]: ...
     def __len__(self) -> int: ...
@@ -168,6 +174,7 @@ class _TensorBatches:
     transform: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        self.generators = ()
         self.num_data = len(self.inputs) if self.inputs.dim() else 0
         if self.num_data == 0:
             raise InvalidDataError("the data set is empty", accepted="at least one data point")
@@ -203,6 +210,14 @@ def _length(data: Any) -> int:
         ) from error
 
 
+def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """The generators that a loader and its samplers were given, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    places = (loader, loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = (getattr(place, "generator", None) for place in places)
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
 class _LoaderBatches:
     """Batches of a `DataLoader`, which keeps its own batch size, order and workers."""
 
@@ -214,6 +229,7 @@ class _LoaderBatches:
         if self._length == 0:
             raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
         self._loader = loader
+        self.generators = _generators(loader)
 
     def __len__(self) -> int:
         return self._length

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
 
 import torch
-from tqdm import tqdm
 
-from pyro_turbovbi._pyro import buffers_kept
-from pyro_turbovbi.batches import Batch, Batches, Data, as_batches, as_tensors, to_device
-from pyro_turbovbi.checks import check_data
-from pyro_turbovbi.engines.protocol import AnyEngine, Engine, Plan
+from pyro_turbovbi._checkpointing import Keeper, Resume
+from pyro_turbovbi._run import Callback, Run, Snapshot
+from pyro_turbovbi.batches import Data, as_batches, as_tensors
+from pyro_turbovbi.engines.protocol import AnyEngine, Engine
 from pyro_turbovbi.engines.turbo import Turbo
 from pyro_turbovbi.errors import InvalidArgumentError, SiteError
 from pyro_turbovbi.lift import BayesianNet
+from pyro_turbovbi.persistence.checkpoints import Checkpoints
 from pyro_turbovbi.priors.base import Prior
 from pyro_turbovbi.priors.selection import BySite
-from pyro_turbovbi.result import EpochRecord, Fit, History, support_probs
-from pyro_turbovbi.training import DataDigest, Training, start_digest
-
-Snapshot = Callable[[], Fit]
-Callback = Callable[[EpochRecord, Snapshot], None]
+from pyro_turbovbi.result import Fit
 
 
 def fit(
@@ -39,6 +33,9 @@ def fit(
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
+    checkpoint_every: int = 1,
+    resume: Resume = "auto",
 ) -> Fit:
     """Fit a lifted net.
 
@@ -58,6 +55,13 @@ def fit(
             faster on a GPU; posterior, messages and losses stay in single precision, and so does
             the net of the result. Default: single precision throughout.
         progress: Show a progress bar.
+        checkpoint: A directory for checkpoints of this training, or `Checkpoints` to say more;
+            None: none. A training that was interrupted, however, goes on from the last one, and on
+            the CPU ends with the same bits as one that was not.
+        checkpoint_every: Epochs between two checkpoints.
+        resume: What to do with checkpoints that are there. "auto": go on from the newest one, and
+            start where there is none. True: go on; there must be one. False: start; there must be
+            none. "best": no training at all, but the result of the best one.
 
     Returns:
         The `Fit`.
@@ -65,12 +69,18 @@ def fit(
     Raises:
         InvalidArgumentError, InvalidDataError, ShapeError: before any training, if something does
             not fit.
-        UnsupportedError: if the engine cannot handle the model.
-        NumericalError: if the loss stops being finite.
+        UnsupportedError: if the engine cannot handle the model, or cannot be resumed and is to be.
+        CheckpointError: if no checkpoint is intact, those there are belong to another training, or
+            do not fit `resume`.
+        StorageError: if the first checkpoint cannot be written. (A later one that cannot is a
+            `CheckpointWarning`, and the training goes on.)
+        NumericalError: if a loss, a gradient or a message stops being finite, also after a return
+            to the last good state with a tenth of the learning rate, which is a `TrainingWarning`.
     """
     engine = engine if engine is not None else Turbo()
     _check_arguments(bnn, engine, epochs)
     _check_autocast(autocast)
+    keeper = _keeper(checkpoint, checkpoint_every, resume)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = copy.deepcopy(bnn).to(place)
     model.autocast = autocast
@@ -81,7 +91,12 @@ def fit(
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        return _Run(model, batches, engine, epochs, place, seed).train(callbacks, progress)
+        run = Run(model, batches, engine, epochs, place, seed)
+        if keeper is not None:
+            keeper.begin(run, resume)
+        if resume == "best":
+            return run.conclude()
+        return run.train(callbacks, progress, keeper)
 
 
 def fit_all(
@@ -137,99 +152,19 @@ def fit_all(
 _FULL = 2**62
 
 
-class _Run:
-    """One training: the state that the loop needs."""
-
-    def __init__(
-        self,
-        bnn: BayesianNet,
-        batches: Batches,
-        engine: AnyEngine,
-        epochs: int,
-        device: torch.device,
-        seed: int,
-    ) -> None:
-        self.bnn, self.batches, self.engine, self.device = bnn, batches, engine, device
-        self.epochs = epochs
-        bnn.num_data = batches.num_data
-        data, start = DataDigest(), start_digest(bnn.net)
-        example = check_data(bnn, data.reading(batches), device)
-        self.training = Training(
-            epochs=0,
-            batch_size=len(example.y),
-            num_data=batches.num_data,
-            seed=seed,
-            data=data.value,
-            start=start,
-            kl_weight=_kl_weight(engine, bnn),
-        )
-        self.history = History()
-        self.started = time.perf_counter()
-        plan = Plan(batches.num_data, epochs * len(batches), example)
-        with buffers_kept(bnn):
-            self.state = engine.init(bnn.train(), plan)
-
-    def train(self, callbacks: Sequence[Callback], progress: bool) -> Fit:
-        bar = tqdm(
-            total=self.epochs * len(self.batches), disable=not progress, unit="step", leave=False
-        )
-        with bar:
-            for epoch in range(1, self.epochs + 1):
-                record = self._epoch(epoch, bar)
-                self.history.append(record)
-                for callback in callbacks:
-                    callback(record, self._snapshot)
-                    self.bnn.train()
-        seconds = time.perf_counter() - self.started
-        self.engine.finish(self.state)
-        return self._result(seconds, self._final_elbo())
-
-    def _epoch(self, epoch: int, bar: Any) -> EpochRecord:
-        total, rows = 0.0, 0
-        bar.set_description(f"{self.engine.name} {epoch}/{self.epochs}")
-        for batch in self.batches:
-            total += self.engine.step(self.state, self._on_device(batch)) * len(batch.y)
-            rows += len(batch.y)
-            bar.update()
-        density = {
-            name: float((probs > 0.5).float().mean())
-            for name, probs in support_probs(self.bnn, self.engine.posterior(self.state)).items()
-        }
-        loss = total / rows
-        bar.set_postfix(elbo=f"{-loss:.4g}", left=f"{_share(density, self.bnn):.2%}")
-        return EpochRecord(epoch, loss, time.perf_counter() - self.started, density)
-
-    def _on_device(self, batch: Batch) -> Batch:
-        if self.device.type == "cpu":
-            return batch
-        return Batch((to_device(batch.x, self.device), batch.y.to(self.device, non_blocking=True)))
-
-    def _final_elbo(self) -> float | None:
-        if self.engine.elbo_kind(self.state) == "log joint":
-            return None
-        self.bnn.eval()
-        total, rows = 0.0, 0
-        for batch in self.batches:
-            loss = self.engine.evaluate(self.state, self._on_device(batch))
-            total, rows = total + loss * len(batch.y), rows + len(batch.y)
-        return -total / rows
-
-    def _snapshot(self) -> Fit:
-        return self._result(time.perf_counter() - self.started, None)
-
-    def _result(self, seconds: float, elbo: float | None) -> Fit:
-        bnn = copy.deepcopy(self.bnn).eval()
-        bnn.autocast = None
-        return Fit(
-            bnn=bnn,
-            posterior=self.engine.posterior(self.state),
-            history=History(self.history),
-            engine_name=self.engine.name,
-            elbo=elbo,
-            elbo_kind=self.engine.elbo_kind(self.state),
-            seconds=seconds,
-            training=replace(self.training, epochs=len(self.history)),
-        )
+def _keeper(
+    checkpoint: str | os.PathLike[str] | Checkpoints | None, every: int, resume: Resume
+) -> Keeper | None:
+    if checkpoint is None:
+        if resume in (True, "best"):
+            raise InvalidArgumentError(
+                "there is nothing to resume from",
+                given=f"resume={resume!r}, checkpoint=None",
+                accepted="the directory of an interrupted training as checkpoint",
+            )
+        return None
+    settings = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
+    return Keeper(settings, every)
 
 
 def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
@@ -272,17 +207,6 @@ def _check_autocast(autocast: object) -> None:
             given=autocast,
             accepted="torch.bfloat16, or None",
         )
-
-
-def _kl_weight(engine: AnyEngine, bnn: BayesianNet) -> float:
-    if isinstance(engine, Turbo) and engine.weights == "diagonal":
-        return engine.completed(bnn).kl_weight_at(1.0)
-    return 1.0
-
-
-def _share(density: Mapping[str, float], bnn: BayesianNet) -> float:
-    sizes = {name: site.shape.numel() for name, site in bnn.sites.items()}
-    return sum(density[name] * size for name, size in sizes.items()) / sum(sizes.values())
 
 
 __all__ = ["Callback", "Snapshot", "fit", "fit_all"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,15 @@ class History(list[EpochRecord]):
     def elbo(self) -> list[float]:
         """Mean ELBO of every epoch, in nats."""
         return [record.elbo for record in self]
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The records as plain data."""
+        return [asdict(record) for record in self]
+
+    @classmethod
+    def of_plain(cls, records: Iterable[Mapping[str, Any]]) -> History:
+        """The history that `plain` describes."""
+        return cls(EpochRecord(**record) for record in records)
 
 
 @dataclass(eq=False, repr=False)

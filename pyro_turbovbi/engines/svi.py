@@ -99,8 +99,8 @@ class SVIState:
 
     def _trained(self) -> dict[str, nn.Parameter]:
         """All parameters, of the guide and of the net, by name."""
-        guide = {f"guide.{name}": p for name, p in self._module().named_parameters()}
-        return guide | self.bnn.points
+        self._module()
+        return _trained(self.guide, self.bnn)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -208,10 +208,10 @@ class SVI:
         require_inference(bnn.sites, kind, self.name)
         optim = self.optim or PyroOptim(torch.optim.Adam, {"lr": self.lr})
         with pyro.settings.context(module_local_params=True):
-            svi = infer.SVI(bnn, guide, optim, self.loss)
-            state = SVIState(svi, guide, bnn, plan.example, own_optim=self.optim is None)
+            svi: Any = infer.SVI(bnn, guide, optim, self.loss)
         _draw(guide, plan.example, bnn.sites)  # creates what Pyro would create lazily
-        return state
+        svi.loss_and_grads = _guarded(svi.loss_and_grads, _trained(guide, bnn))
+        return SVIState(svi, guide, bnn, plan.example, own_optim=self.optim is None)
 
     def rebuilt(
         self,
@@ -243,12 +243,7 @@ class SVI:
         """See `Engine.step`."""
         _mark_leaves(state.guide)
         with pyro.settings.context(module_local_params=True):
-            loss = float(state.svi.step(*batch))
-        if not isfinite(loss):
-            raise NumericalError(
-                "the loss is not finite", given=loss, accepted="a smaller lr, or scaled inputs"
-            )
-        return loss
+            return float(state.svi.step(*batch))
 
     def evaluate(self, state: SVIState, batch: Batch) -> float:
         """See `Engine.evaluate`."""
@@ -327,6 +322,45 @@ def _factorised(guide: SiteGuide, support: Weights | None) -> DiagonalPosterior:
         loc={factor.name: factor.loc.detach().clone() for factor in guide},
         scales={factor.name: factor.scale.detach() for factor in guide},
         support=support,
+    )
+
+
+def _trained(guide: Callable[..., Any], bnn: BayesianNet) -> dict[str, nn.Parameter]:
+    """All parameters by name: of the guide, where it is a module, and of the net."""
+    own = guide.named_parameters() if isinstance(guide, nn.Module) else ()
+    return {f"guide.{name}": parameter for name, parameter in own} | bnn.points
+
+
+def _guarded(
+    loss_and_grads: Callable[..., Any], parameters: Mapping[str, nn.Parameter]
+) -> Callable[..., Any]:
+    """Pyro's loss and gradients, which go to its optimiser only where they are finite.
+
+    Raises:
+        NumericalError: by what is returned, if something is not finite.
+    """
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            loss = loss_and_grads(*args, **kwargs)
+        except ValueError as error:
+            if "satisfy the constraint" not in str(error):
+                raise
+            first_line = str(error).partition("\n")[0]
+            raise _not_finite("a parameter of a distribution", first_line) from error
+        if not isfinite(loss):
+            raise _not_finite("the loss", float(loss))
+        for name, parameter in parameters.items():
+            if parameter.grad is not None and not isfinite(parameter.grad.norm()):
+                raise _not_finite(f"the gradient of {name}", float(parameter.grad.norm()))
+        return loss
+
+    return guarded
+
+
+def _not_finite(what: str, given: object) -> NumericalError:
+    return NumericalError(
+        f"{what} is not finite", given=given, accepted="a smaller lr, or scaled inputs"
     )
 
 

@@ -14,7 +14,7 @@ from pyro_turbovbi.persistence.files import read, write_atomically
 from pyro_turbovbi.persistence.networks import dump_bayesian_net, restore_bayesian_net
 from pyro_turbovbi.persistence.posteriors import MakeGuide, dump_posterior, restore_posterior
 from pyro_turbovbi.persistence.trees import Tree
-from pyro_turbovbi.result import EpochRecord, Fit, History
+from pyro_turbovbi.result import Fit, History
 from pyro_turbovbi.training import Training
 
 #: What the file of a fit says that it is.
@@ -42,22 +42,12 @@ def load_fit(
         raise ArtifactError(f"the file does not describe a fit: {error}") from error
 
 
-def dump_history(history: History) -> Tree:
-    """The records of all epochs as a tree."""
-    return [dataclasses.asdict(record) for record in history]
-
-
-def restore_history(tree: Tree) -> History:
-    """The inverse of `dump_history`."""
-    return History(EpochRecord(**record) for record in tree)
-
-
 def _dump(fit: Fit) -> Tree:
     plain: dict[str, Any] = {name: getattr(fit, name) for name in _AS_THEY_ARE}
     return plain | {
         "model": dump_bayesian_net(fit.bnn),
         "posterior": dump_posterior(fit.posterior),
-        "history": dump_history(fit.history),
+        "history": fit.history.plain(),
         "training": dataclasses.asdict(fit.training),
     }
 
@@ -67,7 +57,7 @@ def _restore(tree: Tree, net: nn.Module | None, guide: MakeGuide | None) -> Fit:
     return Fit(
         bnn=bnn,
         posterior=restore_posterior(tree["posterior"], bnn, guide),
-        history=restore_history(tree["history"]),
+        history=History.of_plain(tree["history"]),
         training=Training(**tree["training"]),
         **{name: tree[name] for name in _AS_THEY_ARE},
     )

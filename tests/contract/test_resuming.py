@@ -82,7 +82,10 @@ class Case:
 CASES = {
     "chain": Case(engines.Turbo(**OFTEN), lambda: lifted(CHAIN)),  # type: ignore[arg-type]
     "grid": Case(engines.Turbo(**OFTEN), lambda: lifted(GRID)),  # type: ignore[arg-type]
-    "blocks of a grid": Case(LEARNING, lambda: lifted(supports.Blocks((2, 2), GRID))),
+    "blocks of a grid": Case(
+        engines.Turbo(**OFTEN),  # type: ignore[arg-type]
+        lambda: lifted(supports.Blocks((2, 2), GRID)),
+    ),
     "mean field": Case(
         engines.Turbo(factorisation="mean_field", **OFTEN),  # type: ignore[arg-type]
         lambda: lifted(CHAIN),

@@ -149,7 +149,8 @@ class TurboVBI:
             step.
 
         Raises:
-            NumericalError: if the loss is not finite; no parameter has been changed then.
+            NumericalError: if the loss or a gradient is not finite; no parameter has been changed
+                then.
         """
         if not self.sites:
             self.setup(*args, **kwargs)
@@ -164,9 +165,14 @@ class TurboVBI:
         (-log_joint).backward()
         self._set_gradients(draw)
         # Read at the end and in one go: on a GPU this is where the step waits for the device.
-        loss = _difference(self._prior_loss(draw.second_moments), log_joint)
+        prior, likelihood, gradients = _read(
+            self._prior_loss(draw.second_moments), log_joint, self._gradient_size()
+        )
+        loss = prior - likelihood
         if not isfinite(loss):
             raise self._not_finite(loss)
+        if not isfinite(gradients):
+            raise self._gradients_not_finite()
         self._decay_rates()
         self._optimizer.step()
         self.steps_done += 1
@@ -245,12 +251,32 @@ class TurboVBI:
                 accepted="one after setup(*args), with one batch of the model's arguments",
             )
 
-    def _not_finite(self, given: object) -> NumericalError:
+    def _not_finite(self, given: object, what: str = "the loss") -> NumericalError:
         return NumericalError(
-            f"the loss is not finite at step {self.steps_done}",
+            f"{what} is not finite at step {self.steps_done}",
             given=given,
             accepted="a smaller lr, or inputs scaled to about unit variance",
         )
+
+    def _gradients_not_finite(self) -> NumericalError:
+        """The error that names the first of them."""
+        named = {f"weight {factor.name!r}": factor.loc for factor in self._factors}
+        named |= {f"parameter {i}": parameter for i, parameter in enumerate(self._others)}
+        for name, parameter in named.items():
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                count = int((~parameter.grad.isfinite()).sum())
+                given = f"{count} of {parameter.numel()} elements are NaN or infinite"
+                return self._not_finite(given, f"the gradient of {name}")
+        return self._not_finite("an overflow of its square", "the size of the gradient")
+
+    def _gradient_size(self) -> Tensor:
+        """A scalar that is finite only if all gradients are.
+
+        Those of the scales follow from those of the means.
+        """
+        parameters = (*(factor.loc for factor in self._factors), *self._others)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        return torch.stack(torch._foreach_norm(gradients)).sum()
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -262,7 +288,8 @@ class TurboVBI:
             self.setup(*args, **kwargs)
         draw = self._draw(self._fresh_noise())
         log_joint = self._log_joint(draw.weights, *args, **kwargs)
-        return _difference(self._prior_loss(draw.second_moments), log_joint)
+        prior, likelihood = _read(self._prior_loss(draw.second_moments), log_joint)
+        return prior - likelihood
 
     @torch.no_grad()
     def exchange(self) -> None:
@@ -412,10 +439,11 @@ def _log_prob(trace: poutine.Trace) -> Tensor:
     return total
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
-    """`a - b` of two scalars in double precision."""
-    first, second = torch.stack([a, b.detach().to(a.device)]).tolist()
-    return float(first - second)
+def _read(*scalars: Tensor) -> list[float]:
+    """The values of scalars, in one go."""
+    place = scalars[0].device
+    values: list[float] = torch.stack([s.detach().to(place) for s in scalars]).tolist()
+    return values
 
 
 __all__ = ["DEFAULT_STEPS", "TurboVBI"]

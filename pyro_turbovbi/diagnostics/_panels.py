@@ -19,6 +19,9 @@ _SMALLEST_SIDE, _LARGEST_SIDE = 230, 1000
 _VECTOR_HEIGHT = 60
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 48, 44
 _HEADING, _COLOUR_BAR = 34, 76
+_TITLE_SIZE = 10.0
+_PIXELS_PER_POINT = 0.77
+"""Width of a letter for every point of its font size, on the average of long names."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class _Canvas:
             aspect="auto",
             interpolation=interpolation,
         )
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(panel.title, fontsize=_title_size(panel))
         axes.set_xlabel(panel.xlabel, fontsize=9, labelpad=2)
         axes.tick_params(labelsize=8)
         axes.locator_params(integer=True)
@@ -149,6 +152,13 @@ def _colour_map() -> matplotlib.colors.Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("support", ["#FFFFFF", "#56B4E9", "#0B1F3A"])
+
+
+def _title_size(panel: Panel) -> float:
+    """The font size at which the title stays within its panel, and away from its neighbours."""
+    longest = max(map(len, panel.title.splitlines()), default=0)
+    room = panel.size[0] + 2 * _RIGHT
+    return min(_TITLE_SIZE, room / (_PIXELS_PER_POINT * longest)) if longest else _TITLE_SIZE
 
 
 def _side(elements: int) -> int:

@@ -331,7 +331,8 @@ def _packed(groups: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
         if rows and sum(map(panel_width, [*rows[-1], *group])) <= _PAGE:
             rows[-1] += group
         else:
-            rows += _wrapped(group)
+            fits = sum(map(panel_width, group)) <= _WIDEST
+            rows += [list(group)] if fits else _wrapped(group)
     return rows
 
 

@@ -306,3 +306,22 @@ def test_scales_and_uncertainty_are_checked(tmp_path: Path) -> None:
     named = torch.utils.data.DataLoader(points)
     with pytest.raises(InvalidArgumentError, match="one input"):
         small.quantise(named, tolerance=0.1)
+
+
+def test_supports_are_drawn_after_and_before_the_cut() -> None:
+    net, masks = hand_made()
+    small = compress(net, masks, torch.randn(3, 4), measure_latency=False)
+    assert {name: mask.dtype for name, mask in small.masks_before.items()} == {
+        name: torch.bool for name in masks
+    }
+    titles = [axes.get_title() for axes in small.plot_supports().axes]
+    assert titles[0] == "0.weight\n1x2, 100 % left, 1 clusters"
+    titles = [axes.get_title() for axes in small.plot_supports(before=True).axes]
+    assert [title.split(",")[0] for title in titles] == [
+        "0.weight: before\n3x4",
+        "0.weight: cut\n1x2",
+        "2.weight: before\n2x3",
+        "2.weight: cut\n2x1",
+    ]
+    with pytest.raises(InvalidArgumentError, match="nothing to draw"):
+        compress(net, {}, torch.randn(3, 4), measure_latency=False).plot_supports()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,50 @@ def test_weights_are_viewed_as_matrices(
 def test_column_ticks_stand_at_image_rows() -> None:
     figure = plots.support_matrices({"a": _random_mask(10, 64)}, column_ticks=16)
     assert figure.axes[0].get_xticks().tolist() == [0, 16, 32, 48]
+
+
+def test_layers_stand_side_by_side_each_at_its_own_scale() -> None:
+    masks = {
+        "wide": _random_mask(100, 784),
+        "small": _random_mask(10, 20),
+        "conv": _random_mask(4, 2, 3, 3),
+    }
+    figure = plots.layer_supports({name: {"": mask} for name, mask in masks.items()}, heading="Net")
+    wide, small, conv = figure.axes  # and no colour bar
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == list(masks)
+    assert (wide.get_xlabel(), wide.get_ylabel()) == ("input", "unit")
+    assert (conv.get_xlabel(), conv.get_ylabel()) == ("input channel x place", "output channel")
+    assert np.asarray(conv.images[0].get_array()).shape == (4, 18)
+    # There is room beside the wide one.
+    assert wide.get_position().y1 == pytest.approx(small.get_position().y1)
+    assert small.get_position().y0 > conv.get_position().y1
+    assert min(axes.get_window_extent().width for axes in figure.axes) >= 200
+    for axes, mask in zip(figure.axes, masks.values(), strict=True):
+        shown = np.asarray(axes.images[0].get_array())
+        assert np.array_equal(shown, mask.flatten(1).float().numpy())
+    with pytest.raises(InvalidArgumentError, match="nothing to draw"):
+        plots.layer_supports({})
+
+
+def test_stages_of_a_layer_stay_in_one_row_while_there_is_room() -> None:
+    def stages(cols: int) -> dict[str, torch.Tensor]:
+        return {"before": _random_mask(20, cols), "cut": _random_mask(7, cols // 2)}
+
+    figure = plots.layer_supports({"a": stages(784), "b": stages(60), "c": stages(2000)})
+    titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
+    assert titles == [f"{layer}: {stage}" for layer in "abc" for stage in ("before", "cut")]
+    tops = [round(axes.get_position().y1, 9) for axes in figure.axes]
+    assert tops[0] == tops[1] > tops[2] == tops[3] > tops[4] > tops[5]
+
+
+def test_long_names_stay_within_their_panels() -> None:
+    names = [f"transformer.blocks.{i}.attention.output.projection.weight" for i in range(3)]
+    figure = plots.layer_supports({name: {"before": _random_mask(9, 9)} for name in names})
+    figure.canvas.draw()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert boxes[0].x0 >= 0
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert boxes[-1].x1 <= figure.bbox.x1
 
 
 def test_before_and_after_stand_in_one_row_a_fit() -> None:

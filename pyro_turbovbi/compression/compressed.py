@@ -28,12 +28,15 @@ from pyro_turbovbi.compression.regularity import Regularity, as_bool, regularity
 from pyro_turbovbi.compression.report import CompressionReport
 from pyro_turbovbi.compression.shrink import Cut
 from pyro_turbovbi.compression.surgery import Surgery
-from pyro_turbovbi.compression.verification import BATCH, check_inputs, largest_deviation, verify
+from pyro_turbovbi.compression.verification import (
+    BATCH,
+    check_inputs,
+    check_scales,
+    largest_deviation,
+    verify,
+)
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
-    InvalidDataError,
-    ShapeError,
-    SiteError,
     UnsupportedError,
 )
 from pyro_turbovbi.likelihoods import Likelihood
@@ -63,6 +66,8 @@ class Compressed:
             original parameter's shape.
         likelihood: What the outputs mean, with the noise that belongs to them, after fine-tuning;
             None without.
+        ordinary: Of a result of `accelerate`, the network with its ordinary layers, which is what
+            is saved, exported and quantised; None for others.
     """
 
     module: nn.Module
@@ -75,6 +80,7 @@ class Compressed:
     example: Tensor | None = None
     masks_before: dict[str, Tensor] = field(default_factory=dict)
     likelihood: Likelihood | None = None
+    ordinary: nn.Module | None = None
 
     def save(
         self,
@@ -109,7 +115,7 @@ class Compressed:
                 accepted="uncertainty=False, or a posterior that has them (`compress(scales=...)`)",
             )
         return save(
-            self._ordinary_module(),
+            self.with_ordinary_layers().module,
             path,
             coding=coding or ("plain" if self.quantisation is None else "compact"),
             steps=None if self.quantisation is None else self.quantisation.steps,
@@ -126,7 +132,7 @@ class Compressed:
         Raises:
             UnsupportedError: If torch cannot export the network.
         """
-        return exported(self._ordinary_module(), self._example())
+        return exported(self.with_ordinary_layers().module, self._example())
 
     def to_onnx(
         self, path: str | os.PathLike[str], *, opset: int = OPSET, check: bool = True
@@ -148,7 +154,8 @@ class Compressed:
             VerificationError: If the file computes something else by more than 1e-4 of the largest
                 output.
         """
-        return write_onnx(self._ordinary_module(), self._example(), path, opset=opset, check=check)
+        net = self.with_ordinary_layers().module
+        return write_onnx(net, self._example(), path, opset=opset, check=check)
 
     def accelerate(self, *, batch_size: int = BATCH) -> Compressed:
         """Chooses the fastest kernel for every linear layer, by time measured on this machine.
@@ -168,12 +175,21 @@ class Compressed:
             VerificationError: If the accelerated network computes something else.
             InvalidArgumentError: If the batch size is not positive.
         """
-        fast = accelerate(self._ordinary_module(), self._example(), batch_size=batch_size)
+        net = self.with_ordinary_layers().module
+        fast = accelerate(net, self._example(), batch_size=batch_size)
         report = replace(self.report, acceleration=fast.report)
-        return replace(self, module=fast.module, report=report, ordinary=self._ordinary_module())
+        return replace(self, module=fast.module, report=report, ordinary=net)
 
-    def _ordinary(self) -> nn.Module:
-        return self.module if self.ordinary is None else self.ordinary
+    def with_ordinary_layers(self) -> Compressed:
+        """The result before `accelerate`.
+
+        Returns:
+            That result, or this one if it is not accelerated.
+        """
+        if self.ordinary is None:
+            return self
+        report = replace(self.report, acceleration=None)
+        return replace(self, module=self.ordinary, report=report, ordinary=None)
 
     def _example(self) -> Tensor:
         if self.example is None:
@@ -211,16 +227,16 @@ class Compressed:
         x, y = as_tensors(validation)
         if not isinstance(x, Tensor):
             raise InvalidArgumentError("quantise needs a net with one input", given=list(x))
-        exact = self._ordinary_module()
-        module, how = search(exact, self.scales, loss_on(x, y, loss), tolerance)
+        exact = self.with_ordinary_layers()
+        module, how = search(exact.module, self.scales, loss_on(x, y, loss), tolerance)
         own = {name: self.names.get(name, name) for name in self.masks}
         left = {name: module.get_parameter(own[name]).detach() != 0 for name in own}
         kept = {own[name]: mask for name, mask in left.items()}
-        deviation = largest_deviation(exact, module, x)
+        deviation = largest_deviation(exact.module, module, x)
         return replace(
-            self,
+            exact,
             module=module,
-            report=_requantised(self.report, module, how, left, deviation, self.surgery),
+            report=_requantised(exact.report, module, how, left, deviation, self.surgery),
             masks=left,
             scales={n: s * kept[n] if n in kept else s for n, s in self.scales.items()},
             quantisation=how,
@@ -299,7 +315,7 @@ def compress(
         timed = latency_of([copy.deepcopy(net).eval(), cut.module], example)
     report = _report(net, cut, masks, left, example, timed, error)
     names = {name: own for name in masks if (own := cut.name_of(name)) != name}
-    _check_scales(net, scales or {})
+    check_scales(net, scales or {})
     deviations = {cut.name_of(name): s for name, s in cut.cut_like(scales or {}).items()}
     surgery = cut.surgery if isinstance(cut, GraphCut) else None
     return Compressed(
@@ -361,29 +377,6 @@ def _requantised(
         regularity=by_layer,
         regularity_total=Regularity.total(by_layer.values()),
         bytes=len(serialise(module, coding="compact", steps=how.steps, surgery=surgery)),
-        acceleration=None,
         coding="compact",
         max_error=report.max_error + deviation,
     )
-
-
-def _check_scales(net: nn.Module, scales: Mapping[str, Tensor]) -> None:
-    parameters = dict(net.named_parameters(remove_duplicate=False))
-    for name, scale in scales.items():
-        if name not in parameters:
-            raise SiteError(
-                "scales are given for a parameter that the network does not have",
-                given=name,
-                accepted=parameters,
-            )
-        if scale.shape != parameters[name].shape:
-            raise ShapeError(
-                f"the scales of '{name}' do not have the shape of their parameter",
-                given=str(tuple(scale.shape)),
-                accepted=str(tuple(parameters[name].shape)),
-            )
-        if not bool((scale.isfinite() & (scale >= 0)).all()):
-            raise InvalidDataError(
-                f"the scales of '{name}' hold negative numbers, NaN or infinity",
-                accepted="standard deviations",
-            )

@@ -125,7 +125,7 @@ def fine_tune(
     throughout: nothing is dropped out, and batch norms keep their statistics in the epochs.
 
     Args:
-        small: The cut network; it is not touched.
+        small: The cut network, of an accelerated one that with ordinary layers; it is not touched.
         train: Data (x, y) to train on. They are read once: random views of a loader stay as they
             come, `TransformedTensors` are transformed anew in every epoch.
         likelihood: What the outputs mean; it is not touched.
@@ -148,6 +148,7 @@ def fine_tune(
     """
     settings = settings or FineTune()
     settings.check(likelihood, small.scales)
+    small = small.with_ordinary_layers()
     _check_network(small)
     model = lift(small.module, likelihood=likelihood, prior=None).eval()
     model = model.to(next(small.module.parameters()).device)

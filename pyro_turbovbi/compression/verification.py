@@ -1,14 +1,15 @@
-"""Checks that two networks compute the same, on given and on random inputs."""
+"""Checks that two networks compute the same, and that what is given fits them."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pyro_turbovbi.errors import InvalidDataError, VerificationError
+from pyro_turbovbi.errors import InvalidDataError, ShapeError, SiteError, VerificationError
 
 TOLERANCE = 1e-5
 """Accepted deviation, relative to the largest output of the network that is known to be right."""
@@ -114,6 +115,39 @@ def check_inputs(inputs: Tensor) -> None:
             given=str(inputs.dtype),
             accepted="a tensor of floats or integers without NaN and infinity",
         )
+
+
+def check_scales(net: nn.Module, scales: Mapping[str, Tensor]) -> None:
+    """Refuses standard deviations that do not belong to the parameters of a network.
+
+    Args:
+        net: The network.
+        scales: Parameter name to what should be its standard deviations.
+
+    Raises:
+        SiteError: If the network does not have a parameter.
+        ShapeError: If the standard deviations of one do not have its shape.
+        InvalidDataError: If they are negative or not finite.
+    """
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    for name, scale in scales.items():
+        if name not in parameters:
+            raise SiteError(
+                "scales are given for a parameter that the network does not have",
+                given=name,
+                accepted=parameters,
+            )
+        if scale.shape != parameters[name].shape:
+            raise ShapeError(
+                f"the scales of '{name}' do not have the shape of their parameter",
+                given=str(tuple(scale.shape)),
+                accepted=str(tuple(parameters[name].shape)),
+            )
+        if not bool((scale.isfinite() & (scale >= 0)).all()):
+            raise InvalidDataError(
+                f"the scales of '{name}' hold negative numbers, NaN or infinity",
+                accepted="standard deviations",
+            )
 
 
 def _noise_like(inputs: Tensor) -> Tensor:

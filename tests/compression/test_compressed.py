@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,27 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_turbovbi.compression import compress, load, load_posterior, masked, regularity
+from pyro_turbovbi.compression import (
+    FineTune,
+    accelerate,
+    compress,
+    compressed,
+    fine_tune,
+    load,
+    load_posterior,
+    masked,
+    regularity,
+)
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
     ShapeError,
     SiteError,
 )
+from pyro_turbovbi.likelihoods import Categorical
 from tests.compression.graph_nets import GPT, ResidualMLP, masks_with_dead_units, tokens
 from tests.compression.nets import mlp, random_masks, randomise
+from tests.compression.timers import clock, kernels_in
 
 
 def hand_made() -> tuple[nn.Sequential, dict[str, torch.Tensor]]:
@@ -306,6 +319,81 @@ def test_scales_and_uncertainty_are_checked(tmp_path: Path) -> None:
     named = torch.utils.data.DataLoader(points)
     with pytest.raises(InvalidArgumentError, match="one input"):
         small.quantise(named, tolerance=0.1)
+
+
+@pytest.fixture
+def csr_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `Compressed.accelerate` chooses, whatever this machine is fast at."""
+    monkeypatch.setattr(compressed, "accelerate", partial(accelerate, timer=clock(csr=0.5)))
+
+
+@pytest.mark.usefixtures("csr_is_fastest")
+@pytest.mark.parametrize("coding", ["plain", "compact"])
+def test_an_accelerated_network_is_saved_with_ordinary_layers(coding: str, tmp_path: Path) -> None:
+    net, masks, scales = overfitted()
+    x = torch.randn(50, 12)
+    small = compress(net, masks, x, scales=scales, measure_latency=False)
+    fast = small.accelerate(batch_size=16)
+    assert kernels_in(fast.module) == {"csr"}
+    torch.testing.assert_close(fast.module(x), small.module(x), rtol=1e-4, atol=1e-5)
+    size = fast.save(tmp_path / "fast.ptv", coding=coding, uncertainty=True)
+    assert size == small.save(tmp_path / "small.ptv", coding=coding, uncertainty=True)
+    assert (tmp_path / "fast.ptv").read_bytes() == (tmp_path / "small.ptv").read_bytes()
+    loaded = load(tmp_path / "fast.ptv")
+    assert torch.equal(loaded(x), small.module(x))
+    again = accelerate(loaded, x, timer=clock(csr=0.5))
+    assert torch.equal(again.module(x), fast.module(x))
+
+
+@pytest.mark.usefixtures("csr_is_fastest")
+def test_an_accelerated_network_is_exported_and_quantised_with_ordinary_layers() -> None:
+    net, masks, scales = overfitted()
+    x = torch.randn(50, 12)
+    small = compress(net, masks, x, scales=scales, measure_latency=False)
+    fast = small.accelerate()
+    assert torch.equal(fast.export().module()(x), small.export().module()(x))
+    y = small.module(x).argmax(1)
+    rough = fast.quantise((x, y), tolerance=0.1)
+    assert not kernels_in(rough.module)
+    assert rough.report.acceleration is rough.ordinary is None
+    assert torch.equal(rough.module(x), small.quantise((x, y), tolerance=0.1).module(x))
+    assert kernels_in(rough.accelerate().module) == {"csr"}
+    assert small.with_ordinary_layers() is small
+    assert fast.with_ordinary_layers().module is small.module
+    settings = FineTune(epochs=1, holdout=0.2)
+    tuned = fine_tune(fast, (x, y), Categorical(), settings=settings)
+    assert tuned.report.acceleration is tuned.ordinary is None
+    assert not kernels_in(tuned.module)
+
+
+@pytest.mark.usefixtures("csr_is_fastest")
+def test_the_report_of_an_accelerated_network() -> None:
+    small = compress(*overfitted()[:2], torch.randn(50, 12))
+    fast = small.accelerate(batch_size=3)
+    assert small.report.acceleration is None
+    how = fast.report.acceleration
+    assert how is not None
+    assert (how.batch_size, how.latency, how.latency_ordinary) == (3, 0.5, 1.0)
+    assert fast.report.latency == small.report.latency
+    plain = json.loads(json.dumps(fast.report.to_dict()))
+    assert plain["acceleration"]["layers"]["0"]["kernel"] == "csr"
+    assert "kernels for batches of 3" in repr(fast)
+    once_more = fast.accelerate(batch_size=2)
+    assert once_more.ordinary is fast.ordinary is small.module
+    with pytest.raises(InvalidArgumentError, match="batch_size"):
+        small.accelerate(batch_size=-1)
+
+
+@pytest.mark.usefixtures("csr_is_fastest")
+def test_an_accelerated_network_that_is_no_chain(tmp_path: Path) -> None:
+    net = randomise(ResidualMLP(), 0)
+    masks = masks_with_dead_units(net, 0, 0.3, dead=0.1)
+    x = torch.randn(6, 6)
+    small = compress(net, masks, x, measure_latency=False)
+    fast = small.accelerate()
+    assert kernels_in(fast.module) == {"csr"}
+    fast.save(tmp_path / "net.ptv")
+    assert torch.equal(load(tmp_path / "net.ptv", net=ResidualMLP())(x), small.module(x))
 
 
 def test_supports_are_drawn_after_and_before_the_cut() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pyro_turbovbi.compression import measure
 from pyro_turbovbi.compression.chain import chain_of
 from pyro_turbovbi.compression.measure import (
     MIN_ROUNDS,
@@ -16,6 +17,7 @@ from pyro_turbovbi.compression.measure import (
     latency_of,
     parameters_of,
     structure_of,
+    timings_of,
 )
 from tests.compression.graph_nets import CASES, Case
 
@@ -81,3 +83,12 @@ def test_networks_take_turns_and_do_not_see_each_others_changes() -> None:
     assert all(seconds > 0 for seconds in times)
     assert calls == ["a", "b"] * (len(calls) // 2)
     assert len(calls) >= 2 * (MIN_ROUNDS + 1)
+
+
+def test_latency_is_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([9.0, 9.0, 1.0, 5.0, 2.0, 6.0, 30.0, 7.0] * 50)  # the first two warm up
+    monkeypatch.setattr(measure, "_timed", lambda net, inputs: next(seconds))
+    monkeypatch.setattr(measure, "MAX_ROUNDS", 3)
+    nets = nn.ReLU(), nn.ReLU()
+    assert timings_of(nets, torch.zeros(1)) == [[1.0, 2.0, 30.0], [5.0, 6.0, 7.0]]
+    assert latency_of(nets, torch.zeros(1)) == [2.0, 6.0]

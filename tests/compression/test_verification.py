@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyro_turbovbi.compression.verification import check_inputs, largest_deviation, verify
-from pyro_turbovbi.errors import InvalidDataError, VerificationError
+from pyro_turbovbi.compression.verification import (
+    check_inputs,
+    check_scales,
+    largest_deviation,
+    verify,
+)
+from pyro_turbovbi.errors import InvalidDataError, ShapeError, SiteError, VerificationError
 from tests.compression.nets import mlp
 
 
@@ -59,3 +64,15 @@ def test_largest_deviation_is_relative_to_the_largest_output() -> None:
 def test_inputs_are_finite_real_numbers_in_a_batch(inputs: torch.Tensor) -> None:
     with pytest.raises(InvalidDataError, match=r"given.*accepted"):
         check_inputs(inputs)
+
+
+def test_scales_belong_to_parameters() -> None:
+    net = mlp(4, 3, 2)
+    check_scales(net, {"0.weight": torch.zeros(3, 4), "2.bias": torch.ones(2)})
+    with pytest.raises(SiteError, match=r"given: 1.weight; accepted: 0.weight"):
+        check_scales(net, {"1.weight": torch.ones(3, 4)})
+    with pytest.raises(ShapeError, match=r"given: \(4, 3\); accepted: \(3, 4\)"):
+        check_scales(net, {"0.weight": torch.ones(4, 3)})
+    for wrong in (-1.0, torch.nan, torch.inf):
+        with pytest.raises(InvalidDataError, match="negative"):
+            check_scales(net, {"0.weight": torch.full((3, 4), wrong)})

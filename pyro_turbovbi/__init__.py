@@ -22,6 +22,7 @@ from pyro_turbovbi.compression import (
     regularity,
 )
 from pyro_turbovbi.diagnostics import Comparison, compare
+from pyro_turbovbi.distillation import soft_targets
 from pyro_turbovbi.engines import TurboVBI
 from pyro_turbovbi.errors import TurboVBIError
 from pyro_turbovbi.fit import fit, fit_all
@@ -60,5 +61,6 @@ __all__ = [
     "load_posterior",
     "priors",
     "regularity",
+    "soft_targets",
     "supports",
 ]

@@ -20,6 +20,9 @@ from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeEr
 
 Kind = Literal["classification", "regression", "counts"]
 
+#: By how much the probabilities of a soft target may miss 1 by rounding.
+_PROBABILITY_SUM = 1e-3
+
 
 class Likelihood(nn.Module, ABC):
     """Base of all likelihoods: `distribution` and the checks of targets.
@@ -87,14 +90,44 @@ def _squeeze_like(y: Tensor, output: Tensor) -> Tensor:
     return y.unsqueeze(-1) if y.dim() == output.dim() - 1 and output.shape[-1] == 1 else y
 
 
+class _SoftCategorical(dist.Categorical):  # type: ignore[misc] # Pyro is not annotated
+    """A categorical law that can also be asked for the expected log-probability of a soft target.
+
+    With the class probabilities t of a teacher that is sum_c t_c ln p_c, the log-likelihood of a
+    class drawn from t in expectation.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of classes [*batch], or of class probabilities [*batch, C]."""
+        if value.is_floating_point():
+            return (value * self.logits).sum(-1)  # logits are normalised
+        log_prob: Tensor = super().log_prob(value)
+        return log_prob
+
+
 class Categorical(Likelihood):
-    """Classes 0 .. C - 1; the output's last dimension holds C logits."""
+    """Classes 0 .. C - 1; the output's last dimension holds C logits.
+
+    Targets are class labels, or soft ones: the probabilities of all classes (floats of the output's
+    shape), as `soft_targets` makes them.
+    """
 
     kind = "classification"
 
     def distribution(self, output: Tensor) -> TorchDistributionMixin:
         """See `Likelihood.distribution`; output [batch, ..., C]."""
-        return _with_events(dist.Categorical(logits=output, validate_args=False))
+        return _with_events(_SoftCategorical(logits=output, validate_args=False))
+
+    def check(self, y: Tensor, output: Tensor) -> None:
+        """See `Likelihood.check`; soft targets have to be probabilities of the output's shape."""
+        if not (y.is_floating_point() and y.shape == output.shape):
+            super().check(y, output)
+        elif not bool(((y >= 0).all(-1) & ((y.sum(-1) - 1.0).abs() < _PROBABILITY_SUM)).all()):
+            raise InvalidDataError(
+                "soft targets are no class probabilities",
+                given=f"values in [{float(y.min()):g}, {float(y.max()):g}]",
+                accepted="numbers of at least 0 that sum to 1 over the last dimension",
+            )
 
     def mean(self, output: Tensor) -> Tensor:
         """Class probabilities, shape of `output`."""
@@ -112,7 +145,8 @@ class Categorical(Likelihood):
             raise InvalidDataError(
                 "class labels have the wrong type",
                 given=y.dtype,
-                accepted="an integer dtype such as torch.int64",
+                accepted="an integer dtype such as torch.int64; or class probabilities of the "
+                "output's shape",
             )
         if y.numel() and (int(y.min()) < 0 or int(y.max()) >= classes):
             raise InvalidDataError(

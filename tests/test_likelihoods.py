@@ -165,7 +165,8 @@ def test_noise_scale_is_positive_and_finite(scale: float) -> None:
 
 
 LABELS = (
-    "class labels have the wrong type; given: {}; accepted: an integer dtype such as torch.int64"
+    "class labels have the wrong type; given: {}; accepted: an integer dtype such as "
+    "torch.int64; or class probabilities of the output's shape"
 )
 
 

@@ -4,7 +4,13 @@ from pyro_turbovbi.engines.map import MAP
 from pyro_turbovbi.engines.nuts import NUTS, MCMCDiagnostics, MCMCPosterior
 from pyro_turbovbi.engines.protocol import Engine, Plan
 from pyro_turbovbi.engines.svi import AUTOGUIDES, SVI
-from pyro_turbovbi.engines.turbo import SpikeAnnealing, Turbo, TurboSettings, TurboVBI
+from pyro_turbovbi.engines.turbo import (
+    ModelReduction,
+    SpikeAnnealing,
+    Turbo,
+    TurboSettings,
+    TurboVBI,
+)
 
 __all__ = [
     "AUTOGUIDES",
@@ -14,6 +20,7 @@ __all__ = [
     "Engine",
     "MCMCDiagnostics",
     "MCMCPosterior",
+    "ModelReduction",
     "Plan",
     "SpikeAnnealing",
     "Turbo",

@@ -59,11 +59,23 @@ def structured(second_moment: Weightlike, components: Components) -> ModuleA:
 
 
 def mixed_precision(
-    second_moment: Weightlike, probs: Weightlike, components: Components
+    second_moment: Weightlike,
+    probs: Weightlike,
+    components: Components,
+    least: Weightlike | None = None,
 ) -> Weightlike:
-    """E[rho] = sum_i q(s = i) (a_i + 1/2) / (b_i + m / 2), of the structured form."""
+    """E[rho] = sum_i q(s = i) (a_i + 1/2) / (b_i + m / 2), of the structured form.
+
+    Args:
+        second_moment: m = E[w^2].
+        probs: q(s = 1).
+        components: The two Gamma components.
+        least: Where model reduction has decided, the least E[rho] of the inactive state.
+    """
     active = expected_precision(second_moment, *components.active)
     inactive = expected_precision(second_moment, *components.inactive)
+    if least is not None:
+        inactive = torch.maximum(inactive, least)
     return torch.lerp(inactive, active, probs)
 
 

@@ -20,7 +20,6 @@ from pyro_turbovbi.batches import Batch, num_rows
 from pyro_turbovbi.coupling import Couplings, Member, couplings, entries, put_in_order
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.engines.turbo.compaction import NarrowTurbo, Selection, agrees, select
-from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab
 from pyro_turbovbi.engines.turbo.site import SpikeSlab, ThreeLayerSite
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
 from pyro_turbovbi.errors import UnsupportedError
@@ -163,7 +162,6 @@ def permute(run: TurboVBI, groups: Couplings) -> dict[str, Tensor]:
     Returns:
         The new orders by name of the group, those that have changed.
     """
-
     device = next(iter(run.guide)).loc.device
 
     def move(members: tuple[Member, ...], order: Tensor) -> None:
@@ -207,12 +205,7 @@ def _state(run: TurboVBI) -> Iterator[tuple[str, Tensor]]:
             yield from ((name, moment) for moment in _moments(run, tensor))
     for name, site in run.sites.items():
         if isinstance(site, ThreeLayerSite):
-            yield name, site.probs
-            yield name, site.precision
-        if isinstance(site, SpikeSlab):
-            yield name, site.prior_log_odds
-        if isinstance(site, GatedSpikeSlab):
-            yield from ((name, message) for message in site.whole_messages)
+            yield from ((name, tensor) for tensor in site.held_tensors())
 
 
 def _moments(run: TurboVBI, parameter: Tensor) -> Iterator[Tensor]:

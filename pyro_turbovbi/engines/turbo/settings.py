@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
+from pyro_turbovbi.engines.turbo.reduction import ModelReduction
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.families.factors import INIT_SCALE
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters, closed_component
@@ -16,7 +17,7 @@ SettingsT = TypeVar("SettingsT", bound="TurboSettings")
 
 # Chosen on MNIST's validation split, those of regressions on validation points of the UCI sets
 # (docs: "Choices").
-CLASSIFIER_KL_WEIGHT = 0.2
+CLASSIFIER_KL_WEIGHT = 0.1
 LR = 4e-3
 REGRESSION_LR, REGRESSION_INIT_SCALE = 1e-2, 0.1
 
@@ -100,10 +101,15 @@ class TurboSettings:
             published form, which does not move from where it starts (docs: "What is known to
             fail").
         annealing: Schedule of the spike.
-        kl_weight: Weight of the KL term in the gradient: the trade of error (small) against size
-            (large). 1 maximises the ELBO; below 1 the posterior is a cold one. The reported ELBO
-            always has weight 1. None: 0.2 for lifted classifiers and 1 for everything else: where
-            the noise is learned, a cold posterior explains it away and keeps every weight.
+        reduction: When active weights are held against what they would be as inactive ones
+            (Bayesian model reduction); for diagonal q(w) under the structured factorisation. None:
+            `ModelReduction()` for lifted classifiers, and none for everything else.
+        compression: The trade of error (small) against size (large): a factor on the default KL
+            weight. Twice as much leaves roughly half of the weights.
+        kl_weight: Weight of the KL term in the gradient, in the place of the default times
+            `compression`. 1 maximises the ELBO; below 1 the posterior is a cold one. The reported
+            ELBO always has weight 1. None: 0.1 for lifted classifiers and 1 for everything else:
+            where the noise is learned, a cold posterior explains it away and keeps every weight.
         kl_warmup: Fraction of the training over which the KL weight rises from 0.
         init_scale: Start of the posterior scales, in units of 1 / sqrt(fan-in). None: 0.1 for
             lifted regressions and 0.3 for everything else.
@@ -124,6 +130,8 @@ class TurboSettings:
     lr_decay: bool = True
     factorisation: Factorisation = "structured"
     annealing: SpikeAnnealing = field(default_factory=SpikeAnnealing)
+    reduction: ModelReduction | None = None
+    compression: float = 1.0
     kl_weight: float | None = None
     kl_warmup: float = 0.15
     init_scale: float | None = None
@@ -136,7 +144,14 @@ class TurboSettings:
     start: Literal["inactive", "active"] = "inactive"
 
     def __post_init__(self) -> None:
-        _require("scale_lr", self.scale_lr, self.scale_lr > 0.0, "a positive number")
+        for name in ("scale_lr", "compression"):
+            _require(name, getattr(self, name), getattr(self, name) > 0.0, "a positive number")
+        if self.kl_weight is not None and self.compression != 1.0:
+            raise InvalidArgumentError(
+                "compression and kl_weight are two names of one trade",
+                given=f"compression={self.compression}, kl_weight={self.kl_weight}",
+                accepted="one of them",
+            )
         for name in ("lr", "init_scale", "kl_weight"):
             value = getattr(self, name)
             _require(name, value, value is None or value > 0.0, "a positive number, or None")
@@ -153,6 +168,12 @@ class TurboSettings:
         _choice("weights", self.weights, ("diagonal", "exact"))
         _choice("start", self.start, ("inactive", "active"))
 
+    @property
+    def reduces(self) -> bool:
+        """Whether there is model reduction at all."""
+        possible = self.factorisation == "structured" and self.weights == "diagonal"
+        return possible and self.reduction is not None and self.reduction.strength > 0.0
+
     def completed(self: SettingsT, model: object) -> SettingsT:
         """The same settings with those that are None as they suit a model.
 
@@ -162,9 +183,12 @@ class TurboSettings:
         kind = getattr(getattr(model, "likelihood", None), "kind", None)
         regression = kind not in (None, "classification")
         lr, init_scale = (REGRESSION_LR, REGRESSION_INIT_SCALE) if regression else (LR, INIT_SCALE)
-        kl_weight = CLASSIFIER_KL_WEIGHT if kind == "classification" else 1.0
+        classes = kind == "classification"
+        kl_weight = self.compression * (CLASSIFIER_KL_WEIGHT if classes else 1.0)
         return replace(
             self,
+            compression=1.0,
+            reduction=self.reduction or (ModelReduction() if classes else None),
             lr=lr if self.lr is None else self.lr,
             init_scale=init_scale if self.init_scale is None else self.init_scale,
             kl_weight=kl_weight if self.kl_weight is None else self.kl_weight,

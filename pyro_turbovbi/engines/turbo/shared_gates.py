@@ -14,7 +14,7 @@ evidence but its own. With t_n = ln(1 - sigmoid(x_n) + sigmoid(x_n) e^{L_n}),
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyro_turbovbi.distributions import SupportDistribution
 from pyro_turbovbi.engines.turbo.module_a import mixed_precision, structured
+from pyro_turbovbi.engines.turbo.reduction import Reduction
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.site import Place, ThreeLayerSite
 from pyro_turbovbi.errors import UnsupportedError
@@ -63,6 +64,7 @@ class GatedSpikeSlab(ThreeLayerSite):
 
     Attributes:
         closed: Law of precisions behind closed gates at present.
+        closing: What model reduction has decided of weights behind them; None where it is off.
         gates: The gates on both sides of the weight.
         support: Its own support prior.
         messages: h and x of the elements that take part in the training.
@@ -84,6 +86,7 @@ class GatedSpikeSlab(ThreeLayerSite):
         )
         self.messages = self.whole_messages
         self.closed = settings.annealing.closed(self._final, 0.0)
+        self.closing = Reduction(factor.loc) if settings.reduces else None
         self.support.row_posterior(self.messages.extrinsic)  # refuses what it cannot take apart
         self.refresh(factor.second_moment().detach())
 
@@ -97,12 +100,14 @@ class GatedSpikeSlab(ThreeLayerSite):
         new = super().narrowed(place, factor)
         # of the whole, since the elements that leave now keep what they were told
         new.messages = ElementMessages(*(place.gather(message) for message in self.whole_messages))
+        new.closing = self.closing and self.closing.mapped(place.gather)
         return new
 
     def widened(self, factor: NormalFactor) -> GatedSpikeSlab:
         """See `SiteState.widened`."""
         new = super().widened(factor)
         new.messages = self.whole_messages
+        new.closing = self.closing and self.closing.mapped(self._embed_undecided)
         return new
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,12 +123,25 @@ class GatedSpikeSlab(ThreeLayerSite):
             held.copy_(new)  # in place: narrowed states share them
         self.messages = ElementMessages(*(self.place.gather(m) for m in self.whole_messages))
 
+    def held_tensors(self) -> Iterator[Tensor]:
+        """See `ThreeLayerSite.held_tensors`."""
+        yield from super().held_tensors()
+        yield from self.whole_messages
+
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""
         self._accept(self.evidence(second_moment), second_moment)
 
     def evidence(self, second_moment: Tensor) -> GatedEvidence:
-        """Module A's evidence at the given E[w^2]."""
+        """Module A's evidence at the given E[w^2], as model reduction has corrected it."""
+        evidence, share = self._own_evidence(second_moment), self._share
+        if share and self.reduction is not None and self.closing is not None:
+            inactive, closed = self.reduction.change, self.closing.change
+            evidence.llr.add_(inactive, alpha=share)
+            evidence.closed.add_(inactive, alpha=share).sub_(closed, alpha=share)
+        return evidence
+
+    def _own_evidence(self, second_moment: Tensor) -> GatedEvidence:
         shut = Components(self.closed, self.components.inactive)
         opened, closed = (structured(second_moment, pair) for pair in (self.components, shut))
         return GatedEvidence(opened.llr, closed.llr, opened.base)
@@ -133,7 +151,7 @@ class GatedSpikeSlab(ThreeLayerSite):
         llr, closed = evidence.llr, evidence.closed
         if self.place.index is not None:
             square = self.probs.new_tensor(self.absent_scale**2)
-            absent = self.evidence(square)
+            absent = self._own_evidence(square)
             llr = self.place.embed(llr, float(absent.llr))
             closed = self.place.embed(closed, float(absent.closed))
         return GatedEvidence(llr.view(self.view), closed.view(self.view), evidence.base)
@@ -154,7 +172,13 @@ class GatedSpikeSlab(ThreeLayerSite):
         self._offset = offset
         with torch.no_grad():
             self._factor.support_log_odds.copy_(self.messages.extrinsic + evidence.llr)
+        self._decide(second_moment)
         self._accept(evidence, second_moment)
+
+    def _reductions(self) -> Iterator[tuple[Reduction, GammaParameters]]:
+        yield from super()._reductions()
+        if self.closing is not None:
+            yield self.closing, self.closed
 
     def solve(self, llr: Tensor) -> RowPosterior:
         """Posterior of the site's own support, in the view of rows, columns and elements."""
@@ -172,8 +196,11 @@ class GatedSpikeSlab(ThreeLayerSite):
         opened = log_odds.sigmoid()
         inside = (self.messages.extrinsic + evidence.llr).sigmoid()
         self.probs = opened * inside
-        behind_open = mixed_precision(second_moment, inside, self.components)
+        least = self.reduction and self.reduction.precision
+        behind_open = mixed_precision(second_moment, inside, self.components, least)
         behind_closed = expected_precision(second_moment, *self.closed)
+        if self.closing is not None:
+            behind_closed = torch.maximum(behind_closed, self.closing.precision)
         value = evidence.base + (evidence.closed + through).sum()
         precision = torch.lerp(behind_closed, behind_open, opened)
         self._continue_from(value, precision, second_moment)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import e, log, pi, sqrt
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from pyro_turbovbi.engines.turbo.module_a import (
     structured,
 )
 from pyro_turbovbi.engines.turbo.module_b import ModuleB
+from pyro_turbovbi.engines.turbo.reduction import Reduction
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.kernels.evidence import expected_precision
@@ -146,7 +147,10 @@ class ThreeLayerSite(SiteState):
     Attributes:
         components: The two Gamma components at present.
         probs: q(s = 1).
+        reduction: What model reduction has decided of active weights; None where it is off.
     """
+
+    reduction: Reduction | None
 
     def __init__(self, site: WeightSite, factor: ThreeLayerFactor, settings: TurboSettings) -> None:
         assert isinstance(site.prior, ThreeLayer)
@@ -157,6 +161,8 @@ class ThreeLayerSite(SiteState):
         self.components: Components = settings.annealing.components(self._final, 0.0)
         self.probs = torch.full_like(factor.loc, float(settings.start == "active")).detach()
         self._learning = settings.learn_hyper and settings.annealing.done(0.0)
+        self.reduction = Reduction(factor.loc) if settings.reduces else None
+        self._share, self._deciding = 0.0, False
         self._offset = factor.loc.new_zeros(())
         self._tangent = factor.loc.new_zeros(())
 
@@ -171,6 +177,7 @@ class ThreeLayerSite(SiteState):
         new = super().narrowed(place, factor)
         new._factor = factor
         new.probs, new.precision = place.gather(self.probs), place.gather(self.precision)
+        new.reduction = self.reduction and self.reduction.mapped(place.gather)
         return new
 
     def widened(self: ThreeLayerT, factor: NormalFactor) -> ThreeLayerT:
@@ -181,7 +188,18 @@ class ThreeLayerSite(SiteState):
         inactive = 1.0 / self.absent_scale**2
         new.probs = self.place.embed(self.probs, 0.0)
         new.precision = self.place.embed(self.precision, inactive)
+        new.reduction = self.reduction and self.reduction.mapped(self._embed_undecided)
         return new
+
+    def _embed_undecided(self, part: Tensor) -> Tensor:
+        return self.place.embed(part, 0.0)
+
+    def held_tensors(self) -> Iterator[Tensor]:
+        """Every tensor of the weight's shape that the state is made of."""
+        yield self.probs
+        yield self.precision
+        for reduction, _ in self._reductions():
+            yield from reduction.tensors()
 
     def anneal(self, progress: float) -> None:
         """See `SiteState.anneal`."""
@@ -190,6 +208,24 @@ class ThreeLayerSite(SiteState):
         # While the spike is wide next to nothing is active: EM would learn an empty support.
         self._learning = self._settings.learn_hyper and annealing.done(progress)
         self._factor.components = self.components
+        schedule = self._settings.reduction
+        if self.reduction is not None and schedule is not None:
+            self._share = schedule.share_at(progress)
+            self._deciding = schedule.decides_at(progress)
+
+    def _decide(self, second_moment: Tensor) -> None:
+        """Let model reduction decide anew; E[rho] must still be that of the last steps."""
+        if not self._deciding:
+            return
+        llr = structured(second_moment, self.components).llr
+        loc, scale = self._factor.loc.detach(), self._factor.scale.detach()
+        for reduction, law in self._reductions():
+            reduction.decide(loc, scale, self.precision, law, llr)
+
+    def _reductions(self) -> Iterator[tuple[Reduction, GammaParameters]]:
+        """What model reduction decides on, with the law that each one reduces to."""
+        if self.reduction is not None:
+            yield self.reduction, self.components.inactive
 
     def state_dict(self) -> dict[str, Any]:
         """See `SiteState.state_dict`."""
@@ -201,6 +237,7 @@ class ThreeLayerSite(SiteState):
             "precision": self.precision,
             "offset": self._offset,
             "tangent": self._tangent,
+            "reductions": [list(reduction.tensors()) for reduction, _ in self._reductions()],
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -215,6 +252,8 @@ class ThreeLayerSite(SiteState):
             saved[name].to(device, copy=True)
             for name in ("probs", "precision", "offset", "tangent")
         )
+        for (reduction, _), tensors in zip(self._reductions(), saved["reductions"], strict=True):
+            reduction.load(tensors)
 
     def prior_bound(self, second_moment: Tensor) -> Tensor:
         """See `SiteState.prior_bound`."""
@@ -279,6 +318,11 @@ class SpikeSlab(ThreeLayerSite):
         new.prior_log_odds = self._messages
         return new
 
+    def held_tensors(self) -> Iterator[Tensor]:
+        """See `ThreeLayerSite.held_tensors`."""
+        yield from super().held_tensors()
+        yield self.prior_log_odds
+
     def state_dict(self) -> dict[str, Any]:
         """See `SiteState.state_dict`."""
         module_b = self.module_b.state_dict(learning=self._settings.learn_hyper)
@@ -293,7 +337,7 @@ class SpikeSlab(ThreeLayerSite):
 
     def refresh(self, second_moment: Tensor) -> None:
         """See `SiteState.refresh`."""
-        self._accept(self._module_a(second_moment), second_moment)
+        self._accept(self._evidence(second_moment), second_moment)
 
     def exchange(self, second_moment: Tensor) -> None:
         """See `SiteState.exchange`.
@@ -304,7 +348,7 @@ class SpikeSlab(ThreeLayerSite):
         """
         if self._learning:
             self._learn_slab(second_moment)
-        evidence = self._module_a(second_moment)
+        evidence = self._evidence(second_moment)
         llr = evidence.llr
         if self.place.index is not None:
             llr = self.place.embed(llr, float(self._absent_evidence().llr))
@@ -317,19 +361,24 @@ class SpikeSlab(ThreeLayerSite):
         self._offset = posterior.log_evidence.to(held) - held + self._absent_bound(evidence.llr)
         with torch.no_grad():
             self._factor.support_log_odds.copy_(self.place.gather(posterior.log_odds))
+        self._decide(second_moment)
         self._accept(evidence, second_moment)
 
-    def _module_a(self, second_moment: Tensor) -> ModuleA:
-        if self._settings.factorisation == "structured":
-            return structured(second_moment, self.components)
-        return mean_field(second_moment, self.probs, self.components)
+    def _evidence(self, second_moment: Tensor) -> ModuleA:
+        if self._settings.factorisation == "mean_field":
+            return mean_field(second_moment, self.probs, self.components)
+        evidence = structured(second_moment, self.components)
+        if self._share and self.reduction is not None:
+            evidence.llr.add_(self.reduction.change, alpha=self._share)
+        return evidence
 
     def _accept(self, evidence: ModuleA, second_moment: Tensor) -> None:
         log_odds = self.prior_log_odds + evidence.llr
         self.probs = log_odds.sigmoid()
         precision = evidence.precision
         if precision is None:
-            precision = mixed_precision(second_moment, self.probs, self.components)
+            least = self.reduction and self.reduction.precision
+            precision = mixed_precision(second_moment, self.probs, self.components, least)
         value = evidence.base + softplus(log_odds).sum()
         self._continue_from(value, precision, second_moment)
 

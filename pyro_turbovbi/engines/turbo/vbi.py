@@ -170,7 +170,7 @@ class TurboVBI:
         )
         loss = prior - likelihood
         if not isfinite(loss):
-            raise self._not_finite(loss)
+            raise self._not_finite(f"{loss}, {self._source(draw)}")
         if not isfinite(gradients):
             raise self._gradients_not_finite()
         self._decay_rates()
@@ -257,6 +257,13 @@ class TurboVBI:
             given=given,
             accepted="a smaller lr, or inputs scaled to about unit variance",
         )
+
+    def _source(self, draw: _Draw) -> str:
+        """Which part of a loss is not finite."""
+        for (name, site), m in zip(self.sites.items(), draw.second_moments, strict=True):
+            if not isfinite(float(site.prior_bound(m))):
+                return f"by the prior of weight {name!r}"
+        return "by the likelihood"
 
     def _gradients_not_finite(self) -> NumericalError:
         """The error that names the first of them."""

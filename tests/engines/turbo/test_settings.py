@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import likelihoods, priors
-from pyro_turbovbi.engines import SpikeAnnealing, Turbo, TurboSettings
+from pyro_turbovbi.engines import ModelReduction, SpikeAnnealing, Turbo, TurboSettings
 from pyro_turbovbi.engines.turbo import TurboVBI
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters
@@ -104,13 +105,32 @@ def test_defaults_suit_the_model_and_what_is_given_stays() -> None:
     net = torch.nn.Linear(3, 2)
     classifier = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.ThreeLayer())
     regression = ptv.lift(net, likelihood=likelihoods.Gaussian(), prior=priors.ThreeLayer())
-    cases = (
-        (classifier, {"lr": 4e-3, "init_scale": 0.3, "kl_weight": 0.2}),
+    usual: dict[str, Any] = {"lr": 4e-3, "init_scale": 0.3}
+    cases: tuple[tuple[Any, dict[str, Any]], ...] = (
+        (classifier, {**usual, "kl_weight": 0.1, "reduction": ModelReduction()}),
         (regression, {"lr": 1e-2, "init_scale": 0.1, "kl_weight": 1.0}),
-        (lambda: None, {"lr": 4e-3, "init_scale": 0.3, "kl_weight": 1.0}),
+        (lambda: None, {**usual, "kl_weight": 1.0}),
     )
-    given = TurboSettings(lr=0.5, init_scale=0.6, kl_weight=0.7)
+    given = TurboSettings(lr=0.5, init_scale=0.6, kl_weight=0.7, reduction=ModelReduction(0.5))
     for model, suited in cases:
         assert TurboSettings().completed(model) == replace(TurboSettings(), **suited)
         assert TurboVBI(model).settings == replace(TurboSettings(), **suited)
         assert given.completed(model) == given
+
+
+def test_compression_is_a_factor_on_the_kl_weight() -> None:
+    net = torch.nn.Linear(3, 2)
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.ThreeLayer())
+    usual, small = (TurboSettings(compression=c).completed(bnn) for c in (1.0, 3.0))
+    assert small.kl_weight == pytest.approx(3.0 * (usual.kl_weight or 0.0))
+    assert small.completed(bnn) == small
+    with pytest.raises(InvalidArgumentError, match="two names of one trade"):
+        TurboSettings(compression=2.0, kl_weight=0.1)
+
+
+def test_what_cannot_be_reduced_is_not() -> None:
+    reduction = ModelReduction()
+    assert TurboSettings(reduction=reduction).reduces
+    assert not TurboSettings(reduction=reduction, weights="exact").reduces
+    assert not TurboSettings(reduction=reduction, factorisation="mean_field").reduces
+    assert not TurboSettings(reduction=ModelReduction(strength=0.0)).reduces

@@ -141,11 +141,11 @@ class Plan:
 def images(plan: Plan, device: torch.device) -> data.Splits:
     """The data set on the device, or evenly spaced images of it."""
     splits = data.cifar10(validation=5000)
-    parts = []
-    for part in splits:
-        rows = slice(None, None, 1 if plan.points is None else len(splits.train.x) // plan.points)
-        parts.append(TensorPair(part.x[rows].to(device), part.y[rows].to(device)))
-    return data.Splits(*parts, source=splits.source)
+    rows = slice(None, None, 1 if plan.points is None else len(splits.train.x) // plan.points)
+    train, validation, test = (
+        TensorPair(part.x[rows].to(device), part.y[rows].to(device)) for part in splits
+    )
+    return data.Splits(train, validation, test, source=splits.source)
 
 
 def views(x: Tensor) -> Tensor:
@@ -379,7 +379,7 @@ class Session:
 
     def recipe(self, net: str, candidate: Candidate | None) -> Row:
         """Everything that a run depends on."""
-        known = {"plan": asdict(self.plan), "net": net, "device": device_name(self.device)}
+        known: Row = {"plan": asdict(self.plan), "net": net, "device": device_name(self.device)}
         known |= {"images": self.splits.source, "max_lr": NETS[net].max_lr}
         if candidate is not None:
             known |= {"support": repr(candidate.support), "shared_gates": candidate.shared_gates}
@@ -481,8 +481,10 @@ def rows_of(session: Session, net: str, names: list[str]) -> list[Row]:
 
 
 def _line(run: Row) -> str:
-    keys = ("validation_error_percent", "before_fine_tuning_percent", "posterior_mean_percent")
-    keys += ("weights_left_percent", "bytes", "seconds", "epoch_seconds", "peak_megabytes")
+    keys = [
+        *("validation_error_percent", "before_fine_tuning_percent", "posterior_mean_percent"),
+        *("weights_left_percent", "bytes", "seconds", "epoch_seconds", "peak_megabytes"),
+    ]
     parts = [f"{key} {run[key]:.2f}" for key in keys if run.get(key) is not None]
     return ", ".join([*parts, str(run.get("structure", ""))])
 

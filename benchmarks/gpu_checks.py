@@ -92,7 +92,7 @@ def messages_speed(device: torch.device) -> Figures:
     shape = LARGE if device.type == "cuda" else SMALL
     llr = 3.0 * torch.randn(shape, device=device) - 1.0
     target, law = torch.empty_like(llr), ChainLaw.stationary(0.05, 5.0)
-    full = {"pairwise": True, "log_evidence": True}
+    full: dict[str, Any] = {"pairwise": True, "log_evidence": True}
     cases: dict[str, Callable[[], object]] = {
         "copy": lambda: target.copy_(llr),
         "row chains": lambda: chain_posterior(llr, law, dim=1, out=target),
@@ -213,10 +213,7 @@ def training(case: Case, device: torch.device) -> Figures:
     """Train, predict, cut, save and load on the device; compare with the CPU."""
     splits = digits(case.pixels)
     fits = {place: _fit(case, splits.train, place) for place in {device, torch.device("cpu")}}
-    errors = {
-        place.type: 100.0 * fit.evaluate(splits.test, num_samples=8).error
-        for place, fit in fits.items()
-    }
+    errors = {place.type: _error_percent(fit, splits.test) for place, fit in fits.items()}
     fit = fits[device]
     require(all(math.isfinite(record.loss) for record in fit.history), "the loss is not finite")
     require(max(errors.values()) - min(errors.values()) <= CLOSE, f"errors differ: {errors}")
@@ -233,11 +230,17 @@ def digits(pixels: int | None) -> data.Splits:
     splits = data.digits(seed=0)
     if pixels is None:
         return splits
-    parts = []
-    for x, y in splits:
-        images = nn.functional.interpolate(x.view(-1, 1, 8, 8), size=pixels)
-        parts.append(data.TensorPair(images, y))
-    return data.Splits(*parts)
+    train, validation, test = (
+        data.TensorPair(nn.functional.interpolate(x.view(-1, 1, 8, 8), size=pixels), y)
+        for x, y in splits
+    )
+    return data.Splits(train, validation, test)
+
+
+def _error_percent(fit: ptv.Fit, test: data.TensorPair) -> float:
+    error = fit.evaluate(test, num_samples=8).error
+    assert error is not None
+    return 100.0 * error
 
 
 def _fit(case: Case, train: data.TensorPair, device: torch.device) -> ptv.Fit:

@@ -3,7 +3,9 @@
     python benchmarks/frontier.py                       all cases, methods and seeds
     python benchmarks/frontier.py --case lenet_5 --method "ours, gates" --seed 1 --device cuda
     python benchmarks/frontier.py --tune                the candidates, on 5,000 validation images
+    python benchmarks/frontier.py --ablation            the full method with one ingredient off
     python benchmarks/frontier.py --list                the names of methods
+    python benchmarks/frontier.py --tables --pictures   from the runs that are kept, train nothing
     python benchmarks/frontier.py --jobs 16             so many runs side by side, a thread each
 
 Protocol: the same start, 3 epochs of plain Adam; then 40 epochs of every method on the same data,
@@ -25,8 +27,9 @@ from typing import Any
 import torch
 
 from benchmarks.frontier_cases.cases import CASES
-from benchmarks.frontier_cases.methods import CANDIDATES, choice, methods_of
+from benchmarks.frontier_cases.methods import CANDIDATES, ablations_of, choice, methods_of
 from benchmarks.frontier_cases.runs import Run, result_of
+from benchmarks.frontier_cases.tables import write_tables
 
 SEEDS = (0, 1, 2)
 
@@ -35,7 +38,7 @@ def final_runs(arguments: argparse.Namespace) -> Iterator[Run]:
     """The runs of the tables: the first seed of every method before the second of any."""
     for seed in arguments.seed:
         for case in arguments.case:
-            for method in methods_of(case):
+            for method in (ablations_of if arguments.ablation else methods_of)(case):
                 if not arguments.method or method in arguments.method:
                     yield Run(case, method, seed, epochs=arguments.epochs, device=arguments.device)
 
@@ -104,6 +107,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--epochs", type=int, help="in the place of the case's own")
     parser.add_argument("--tune", action="store_true", help="candidates on validation images")
+    parser.add_argument("--ablation", action="store_true", help="the full method's ablations")
+    parser.add_argument("--tables", action="store_true", help="write the tables, train nothing")
+    parser.add_argument("--pictures", action="store_true", help="draw as well (needs matplotlib)")
     parser.add_argument("--again", action="store_true", help="measure kept networks anew")
     parser.add_argument("--list", action="store_true", help="print the methods of the cases")
     return parser.parse_args()
@@ -118,11 +124,16 @@ def main() -> None:
         print("\n".join(f"{run.case}  {run.method}" for run in runs if run.seed == runs[0].seed))
         return
     found = {}
+    if arguments.tables:
+        runs = []
     for run, figures in results(runs, arguments.jobs, arguments.again):
         found[run] = figures
         print(line(run, figures), flush=True)
     if arguments.tune:
         print_choices(found)
+    elif arguments.epochs is None:  # shorter runs are trials
+        protocol = " ".join(__doc__.split("Protocol: ")[1].split())
+        write_tables(arguments.case, SEEDS, protocol, pictures=arguments.pictures)
 
 
 if __name__ == "__main__":

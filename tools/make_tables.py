@@ -9,8 +9,9 @@ whether they are up to date. A results file is one JSON object:
     {"case": str, "protocol": str, "device": str,
      "rows": [{"method": str, "seeds": [int, ...], <column>: value, ...}, ...]}
 
-and "readme": false where the README is to leave the case to `docs/benchmarks.md`. A value is a
-number, a text, null, or {"median": .., "min": .., "max": ..} over the seeds.
+and "readme": false where the README is to leave the case to `docs/benchmarks.md`, and "pictures":
+[{"file": path below docs/, "caption": str}, ...] for that page alone. A value is a number, a text,
+null, or {"median": .., "min": .., "max": ..} over the seeds.
 """
 
 from __future__ import annotations
@@ -49,6 +50,13 @@ HEADINGS = {
     "set": "set",
     "test_log_likelihood": "test log-likelihood, nats",
     "test_rmse": "test RMSE",
+    "posterior_mean_error_percent": "test error of the posterior mean, %",
+    "quantised_error_percent": "test error of the file, %",
+    "parameters": "parameters",
+    "flops_percent": "FLOPs, % of the dense net's",
+    "block_fill_percent": "8x8 blocks' fill, %",
+    "cpu_seconds": "training, CPU s",
+    "source": "read in",
     "gain": "gain in log-likelihood over SVI, nats",
     "rmse_gain": "gain in RMSE over SVI",
     "not_worse": "not worse",
@@ -238,7 +246,9 @@ def _render_case(result: Result, brief: bool) -> str:
     )
     protocol = result["protocol"].rstrip(". ")
     caption = f"{protocol}. {_seeds(rows)}Measured on: {result['device']}."
-    return f"**{result['case']}**\n\n{table}\n\n{caption}"
+    pictures = [] if brief else result.get("pictures", [])
+    images = [f"![{picture['caption']}]({picture['file']})" for picture in pictures]
+    return "\n\n".join([f"**{result['case']}**", table, caption, *images])
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,14 @@ from typing import Any
 
 from benchmarks.frontier_cases.cases import CASES
 from benchmarks.frontier_cases.magnitude import Dense, Magnitude
-from benchmarks.frontier_cases.recipes import OURS, OURS_CANDIDATES, PUBLISHED
+from benchmarks.frontier_cases.recipes import (
+    FULL,
+    OURS,
+    OURS_CANDIDATES,
+    PUBLISHED,
+    Recipe,
+    ablations,
+)
 from benchmarks.frontier_cases.training import Method
 from benchmarks.frontier_cases.variational import Variational
 from pyro_turbovbi.priors import GroupHorseshoe, GroupNormalJeffreys, LogUniform
@@ -50,7 +57,7 @@ CHOSEN: dict[str, dict[str, str]] = {case: {} for case in CASES}
 
 def tuned(case: str, method: str) -> Method:
     """The chosen candidate of a method; a default where nothing has been chosen yet."""
-    chosen = CHOSEN[case].get(method)
+    chosen = CHOSEN.get(case, {}).get(method)
     if chosen is None:
         return OURS[method] if method in OURS else next(iter(CANDIDATES[method].values()))
     return CANDIDATES[method][chosen]
@@ -67,14 +74,23 @@ def methods_of(case: str) -> dict[str, Method]:
     return {**found, **PUBLISHED, **OURS, **by_name}
 
 
+def ablations_of(case: str) -> dict[str, Method]:
+    """The full method of a case with one ingredient in another state, by name."""
+    full = tuned(case, FULL)
+    assert isinstance(full, Recipe)
+    return dict(ablations(full))
+
+
 def method_of(case: str, name: str) -> Method:
-    """A method, or "method: candidate".
+    """A method, one with an ingredient off, or "method: candidate".
 
     Raises:
         KeyError: If there is none of this name.
     """
     method, colon, candidate = name.partition(": ")
-    return CANDIDATES[method][candidate] if colon else methods_of(case)[name]
+    if colon:
+        return CANDIDATES[method][candidate]
+    return {**methods_of(case), **ablations_of(case)}[name]
 
 
 def choice(runs: Mapping[str, Mapping[str, Any]], target: float) -> str:

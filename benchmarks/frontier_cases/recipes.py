@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import pyro_turbovbi as ptv
+from benchmarks.frontier_cases.teachers import EPOCHS, LR, taught
 from benchmarks.frontier_cases.training import Method, Task, Trained
 from pyro_turbovbi import engines, likelihoods, priors, supports
 from pyro_turbovbi.engines.protocol import AnyEngine
@@ -29,19 +30,23 @@ class Recipe:
         engine: How it is fitted.
         epochs: Passes over the data; None: the case's, as all methods.
         keep: Share of weights to keep; None: what the posterior says.
+        teachers: Number of dense networks whose belief is taught in the place of labels.
     """
 
     prior: Prior | BySite
     engine: AnyEngine
     epochs: int | None = None
     keep: float | None = None
+    teachers: int = 0
 
     def train(self, task: Task) -> Trained:
         """See `Method.train`."""
+        data, seconds = taught(task, self.teachers) if self.teachers else (task.train, 0.0)
+        torch.manual_seed(task.seed)
         with pyro.validation_enabled(False):
             fit = ptv.fit(
                 self._lifted(task.net),
-                task.train,
+                data,
                 engine=self.engine,
                 epochs=self.epochs or task.epochs,
                 batch_size=task.batch,
@@ -50,7 +55,11 @@ class Recipe:
                 progress=False,
             )
             return Trained.of(
-                fit.mean_net(), fit.masks(self.keep), fit.posterior.scale(), elbo=fit.elbo
+                fit.mean_net(),
+                fit.masks(self.keep),
+                fit.posterior.scale(),
+                elbo=fit.elbo,
+                teacher_seconds=seconds,
             )
 
     def described(self) -> dict[str, Any]:
@@ -65,6 +74,7 @@ class Recipe:
             "engine": {"kind": type(engine).__name__, **_plain(engine)},
             "epochs": self.epochs,
             "keep": self.keep,
+            "teachers": [self.teachers, EPOCHS, LR] if self.teachers else None,
         }
 
     def _lifted(self, net: nn.Module) -> ptv.BayesianNet:
@@ -93,40 +103,73 @@ def _plain(value: Any) -> Any:
 
 def turbo(**settings: Any) -> engines.Turbo:
     """The engine with the schedule that all our rows share, and settings of their own."""
-    shared = {"annealing": SpikeAnnealing(start=10.0, until=0.9), "kl_weight": 0.2}
-    return engines.Turbo(**{**shared, **settings})
+    return engines.Turbo(annealing=SpikeAnnealing(until=0.9), **settings)
 
 
-def three_layer(support: supports.Support, **settings: Any) -> priors.ThreeLayer:
-    """The prior with the scales that all our rows share, and settings of its own."""
-    return priors.ThreeLayer(support=support, **{"scale": "rms", **settings})
-
-
+#: Dense networks whose belief is taught.
+TEACHERS = 3
 CHAIN = supports.Chain(0.05, mean_run=5.0)
-GRID = supports.Grid(0.05, mean_run=(5.0, 5.0))
-GATES: dict[str, Any] = {"gates_from": 0.15}
-ORDER: dict[str, Any] = {"reorder_every": 2}
-COMPACTION: dict[str, Any] = {"compact_every": 2}
+GRID = supports.Grid(0.05, mean_run=(10.0, 10.0))
+#: A unit costs about 46 nats, whatever its weights say.
+GATES: dict[str, Any] = {"gates": "shared", "gate_density": 1e-20}
+RESHAPING: dict[str, Any] = {"reorder_every": 2, "compact_every": 2}
 
 FULL = "ours, gates + order"
-#: Our method, one ingredient more in every row.
+
+
+def ours(support: supports.Support, prior: dict[str, Any], **settings: Any) -> Recipe:
+    """A recipe of ours, with teachers."""
+    return Recipe(priors.ThreeLayer(support=support, **prior), turbo(**settings), teachers=TEACHERS)
+
+
+def full(compression: float) -> Recipe:
+    """The full method: row chains behind shared gates, re-ordering and compaction."""
+    return ours(CHAIN, GATES, compression=compression, gates_from=0.15, **RESHAPING)
+
+
+#: Our method, one ingredient more in every row; all with model reduction and teachers.
 OURS: dict[str, Recipe] = {
-    "ours, independent": Recipe(three_layer(supports.Independent(0.05)), turbo()),
-    "ours, chain": Recipe(three_layer(CHAIN), turbo()),
-    "ours, grid": Recipe(three_layer(GRID), turbo()),
-    "ours, gates": Recipe(three_layer(CHAIN, gates="shared"), turbo(**GATES)),
-    FULL: Recipe(three_layer(CHAIN, gates="shared"), turbo(**GATES, **ORDER, **COMPACTION)),
+    "ours, independent": ours(supports.Independent(0.05), {}),
+    "ours, chain": ours(CHAIN, {}),
+    "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
+    "ours, grid + order": ours(GRID, {}, compression=1.5, **RESHAPING),
+    FULL: full(1.0),
+    f"{FULL}, smaller": full(2.0),
 }
 
 #: What tuning tries for the full method.
 OURS_CANDIDATES: dict[str, dict[str, Method]] = {
-    FULL: {
-        f"kl weight {weight:g}": replace(
-            OURS[FULL], engine=turbo(**GATES, **ORDER, **COMPACTION, kl_weight=weight)
-        )
-        for weight in (0.1, 0.2, 0.3, 0.5)
-    }
+    FULL: {f"compression {c:g}": full(c) for c in (0.5, 0.7, 1.0, 1.5)}
 }
+
+
+def ablations(full: Recipe) -> dict[str, Recipe]:
+    """A recipe of ours with one ingredient in another state, by what has changed.
+
+    The mean-field factorisation has neither gates nor re-ordering nor compaction.
+    """
+    prior, engine = full.prior, full.engine
+    assert isinstance(prior, priors.ThreeLayer)
+    assert isinstance(engine, engines.Turbo)
+    plain = replace(engine, compact_every=None, reorder_every=None)
+    still = replace(engine.annealing, start=1.0)
+    em = "without EM" if engine.learn_hyper else "with EM"
+    return {
+        "mean field": Recipe(
+            replace(prior, gates=None), replace(plain, factorisation="mean_field", start="active")
+        ),
+        "without annealing": replace(full, engine=replace(engine, annealing=still)),
+        "without gates": replace(full, prior=replace(prior, gates=None)),
+        "without re-ordering": replace(full, engine=replace(engine, reorder_every=None)),
+        em: replace(full, engine=replace(engine, learn_hyper=not engine.learn_hyper)),
+        "scales by the weights' rms": replace(full, prior=replace(prior, scale="rms")),
+        "without model reduction": replace(
+            full, engine=replace(engine, reduction=engines.ModelReduction(strength=0.0))
+        ),
+        "without teachers": replace(full, teachers=0),
+        "without compaction": replace(full, engine=replace(engine, compact_every=None)),
+    }
+
 
 #: As published: mean field under a grid, no annealing, the KL term as it is.
 PUBLISHED: dict[str, Recipe] = {

@@ -58,7 +58,7 @@ class Run:
             "epochs": [case.pretraining, self.epochs or case.epochs],
             "batch": case.batch,
             "seed": self.seed,
-            **method_of(self.case, self.method).described(),
+            "settings": method_of(self.case, self.method).described(),
         }
         plain: dict[str, Any] = json.loads(json.dumps(recipe))
         return plain

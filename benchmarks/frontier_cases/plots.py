@@ -1,0 +1,149 @@
+"""Pictures of the frontier: error against size, and the supports of all methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.frontier_cases import cases
+from benchmarks.frontier_cases.measure import VERIFIED
+from benchmarks.frontier_cases.methods import GROUP_HS, GROUP_NJ, MAGNITUDE, SPARSE_VD
+from benchmarks.frontier_cases.recipes import FULL
+from benchmarks.frontier_cases.runs import Run, trained
+from pyro_turbovbi.compression import compress, reorder
+from pyro_turbovbi.compression.regularity import as_matrix
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    from matplotlib.axes import Axes
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+#: What the sizes are called, by column of the table.
+SIZES = {"weights_left_percent": "weights left, %", "bytes": "file, bytes"}
+#: Methods whose supports are drawn, those that were measured.
+PICTURED = (
+    f"{MAGNITUDE}, 1 %",
+    SPARSE_VD,
+    GROUP_NJ,
+    GROUP_HS,
+    "ours, independent",
+    "ours, grid",
+    FULL,
+)
+#: Errors above so many times the lowest are left out of the plots.
+WORST = 4.0
+
+Result = Mapping[str, Any]
+
+
+def frontier(result: Result) -> matplotlib.figure.Figure:
+    """Test error against weights left and against bytes, both sizes on logarithmic axes.
+
+    Medians with ranges over seeds, one colour a family of methods; hollow: published.
+
+    Args:
+        result: A results file of `tables.table`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    rows = [row for row in result["rows"] if _middle(row, "test_error_percent") <= _limit(result)]
+    families = list(dict.fromkeys(_family(row["method"]) for row in rows if "source" not in row))
+    for axes, (size, label) in zip(figure.subplots(1, 2, sharey=True), SIZES.items(), strict=True):
+        for row in rows:
+            if row.get(size) is not None:
+                _mark(axes, row, size, families)
+        axes.set(xscale="log", xlabel=label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set(ylabel="test error, %", title=result["case"])
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize="small")
+    return figure
+
+
+def _mark(axes: Axes, row: Result, size: str, families: Sequence[str]) -> None:
+    x, y = row[size], row["test_error_percent"]
+    if "source" in row:
+        axes.plot(x, y, "o", color="black", fillstyle="none")
+        axes.annotate(
+            row["method"].removesuffix(" (published)"), (x, y), fontsize="x-small",
+            xytext=(4, 4), textcoords="offset points",
+        )  # fmt: skip
+        return
+    family = _family(row["method"])
+    colour = f"C{families.index(family)}"
+    axes.errorbar(
+        x["median"], y["median"], _arms(y), _arms(x), fmt="o", color=colour, label=family,
+        markersize=5, linewidth=0.8,
+    )  # fmt: skip
+
+
+def _arms(value: Mapping[str, float]) -> list[list[float]]:
+    """Lengths of an error bar down and up."""
+    return [[value["median"] - value["min"]], [value["max"] - value["median"]]]
+
+
+def _middle(row: Result, column: str) -> float:
+    value = row[column]
+    return float(value["median"] if isinstance(value, Mapping) else value)
+
+
+def _limit(result: Result) -> float:
+    return WORST * min(_middle(row, "test_error_percent") for row in result["rows"])
+
+
+def _family(method: str) -> str:
+    """A method without the density that it was given."""
+    name, comma, last = method.rpartition(", ")
+    return name if comma and last.endswith("%") else method
+
+
+def supports(case: str, methods: Sequence[str], seed: int = 0) -> matplotlib.figure.Figure:
+    """What is left of the first two weights, one line a method, after re-ordering.
+
+    Rows are units, columns their inputs; all pictures of a weight have the same scale, so that a
+    smaller one is a smaller layer.
+
+    Args:
+        case: Name of the case.
+        methods: Methods whose networks are drawn (and trained, where they are not kept).
+        seed: Seed of the runs.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 1.9 * len(methods)), layout="constrained")
+    grid = figure.subplots(len(methods), 2, squeeze=False, width_ratios=(1.6, 1.0))
+    example = cases.parts(case, "final")[0].x[:VERIFIED]
+    for line, method in zip(grid, methods, strict=True):
+        net = trained(case, method, seed)
+        ordered = reorder(net.net, net.masks)
+        small = compress(ordered.net, ordered.masks, example, measure_latency=False)
+        for axes, name in zip(line, list(net.masks)[:2], strict=True):
+            rows, columns = as_matrix(net.masks[name]).shape
+            left = as_matrix(small.masks[name])
+            axes.imshow(left.numpy(), "Greys", aspect="auto", interpolation="none", vmin=0, vmax=1)
+            axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), xticks=[], yticks=[])
+            shape = " x ".join(map(str, left.shape))
+            axes.set_title(f"{method}: {name}, {shape}, {int(left.sum()):,} left", fontsize=7)
+    return figure
+
+
+def kept(case: str, seed: int = 0) -> list[str]:
+    """The pictured methods of a case whose networks are kept."""
+    return [method for method in PICTURED if Run(case, method, seed).cache.exists()]
+
+
+def save(figure: matplotlib.figure.Figure, name: str) -> str:
+    """Write a picture for the documentation; return its path below `docs/`.
+
+    An SVG comes out the same wherever it is made.
+    """
+    from matplotlib import rc_context
+
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with rc_context({"svg.hashsalt": name}):
+        metadata = {"Date": None} if name.endswith(".svg") else {}
+        figure.savefig(IMAGES / name, dpi=150, metadata=metadata)
+    return f"{IMAGES.name}/{name}"

@@ -146,22 +146,21 @@ OURS_CANDIDATES: dict[str, dict[str, Method]] = {
 def ablations(full: Recipe) -> dict[str, Recipe]:
     """A recipe of ours with one ingredient in another state, by what has changed.
 
-    The mean-field factorisation has neither gates nor re-ordering nor compaction.
+    The mean-field factorisation has neither gates nor re-ordering nor compaction, EM has no gates.
     """
     prior, engine = full.prior, full.engine
     assert isinstance(prior, priors.ThreeLayer)
     assert isinstance(engine, engines.Turbo)
     plain = replace(engine, compact_every=None, reorder_every=None)
     still = replace(engine.annealing, start=1.0)
-    em = "without EM" if engine.learn_hyper else "with EM"
+    bare = replace(full, prior=replace(prior, gates=None))
+    mean_field = replace(plain, factorisation="mean_field", start="active")
     return {
-        "mean field": Recipe(
-            replace(prior, gates=None), replace(plain, factorisation="mean_field", start="active")
-        ),
+        "mean field": replace(bare, engine=mean_field),
         "without annealing": replace(full, engine=replace(engine, annealing=still)),
-        "without gates": replace(full, prior=replace(prior, gates=None)),
+        "without gates": bare,
+        "without gates, with EM": replace(bare, engine=replace(engine, learn_hyper=True)),
         "without re-ordering": replace(full, engine=replace(engine, reorder_every=None)),
-        em: replace(full, engine=replace(engine, learn_hyper=not engine.learn_hyper)),
         "scales by the weights' rms": replace(full, prior=replace(prior, scale="rms")),
         "without model reduction": replace(
             full, engine=replace(engine, reduction=engines.ModelReduction(strength=0.0))

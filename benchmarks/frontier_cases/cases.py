@@ -36,6 +36,7 @@ class Case:
         build: Makes the plain network, with start weights from torch's generator.
         load: Loads the data with so many validation points.
         densities: Shares of weights at which magnitude pruning is measured.
+        shares: Shares of parameters at which structured pruning is measured.
         target: Validation error in percent that a configuration may have to be chosen.
         pretraining: Epochs of plain Adam before any method.
         epochs: Epochs of every method.
@@ -46,6 +47,7 @@ class Case:
     build: Callable[[], nn.Module]
     load: Callable[[int], Splits]
     densities: tuple[float, ...]
+    shares: tuple[float, ...]
     target: float
     pretraining: int = 3
     epochs: int = 40
@@ -62,6 +64,7 @@ CASES: dict[str, Case] = {
         lambda: lenet_300_100.build().net,
         partial(_mnist, flat=True),
         densities=(0.05, 0.03, 0.02, 0.014, 0.01, 0.007, 0.005),
+        shares=(0.2, 0.1, 0.05),
         target=2.4,
     ),
     "lenet_5": Case(
@@ -69,7 +72,9 @@ CASES: dict[str, Case] = {
         lambda: lenet_5.build().net,
         partial(_mnist, flat=False),
         densities=(0.02, 0.01, 0.007, 0.005, 0.0035, 0.0025),
+        shares=(0.1, 0.05, 0.02, 0.01),
         target=1.0,
+        epochs=20,
     ),
 }
 

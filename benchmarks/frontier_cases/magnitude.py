@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.frontier_cases.training import Task, Trained, cross_entropy, optimise, weights_of
+from benchmarks.frontier_cases.training import (
+    Task,
+    Trained,
+    cross_entropy,
+    mask_weights,
+    optimise,
+    weights_of,
+)
 
 #: Steps between two thresholds while the density falls.
 EVERY = 50
@@ -67,9 +74,7 @@ class Magnitude:
             progress = step / (self.until * task.steps)
             if (progress < 1.0 and step % EVERY == 0) or _is_last(step, self.until, task.steps):
                 masks.update(largest(weights, self.density_at(progress)))
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    weight.mul_(masks[name])
+            mask_weights(weights, masks)
 
         # Adam's coupled penalty: the gradient of the prior's negative log-density per data point.
         decay = 0.0 if self.scale is None else 1.0 / (self.scale**2 * len(task.train.x))

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.frontier_cases.cases import CASES
 from benchmarks.frontier_cases.magnitude import Dense, Magnitude
+from benchmarks.frontier_cases.peers import CplxModule, TorchPruning
 from benchmarks.frontier_cases.recipes import (
     FULL,
     OURS,
@@ -21,6 +22,7 @@ from benchmarks.frontier_cases.variational import Variational
 from pyro_turbovbi.priors import GroupHorseshoe, GroupNormalJeffreys, LogUniform
 
 DENSE, MAGNITUDE = "dense Adam", "magnitude"
+CPLXMODULE, TORCH_PRUNING = "sparse VD (cplxmodule)", "torch-pruning"
 SPARSE_VD, GROUP_NJ, GROUP_HS = "sparse VD", "BC-GNJ", "BC-GHS"
 LEARNING_RATES = (1e-3, 3e-3)
 
@@ -49,8 +51,16 @@ CANDIDATES: dict[str, dict[str, Method]] = {
         for threshold in (3.0, 2.0)
         for lr in LEARNING_RATES
     ),
+    CPLXMODULE: _numbered(
+        CplxModule(lr=lr, kl_weight=weight) for weight in (1.0, 0.5) for lr in LEARNING_RATES
+    ),
+    TORCH_PRUNING: _numbered(
+        TorchPruning(0.1, lr=lr, norm=norm) for norm in (1, 2) for lr in LEARNING_RATES
+    ),
     **OURS_CANDIDATES,
 }
+#: Families that are measured at several sizes, in the place of the one that was tuned.
+CURVES = (MAGNITUDE, TORCH_PRUNING)
 #: What `choice` says of the runs of the candidates, by case and method.
 CHOSEN: dict[str, dict[str, str]] = {case: {} for case in CASES}
 
@@ -66,12 +76,15 @@ def tuned(case: str, method: str) -> Method:
 def methods_of(case: str) -> dict[str, Method]:
     """The methods that a case is measured with, by name."""
     found: dict[str, Method] = {DENSE: Dense()}
-    magnitude = tuned(case, MAGNITUDE)
+    magnitude, pruning = tuned(case, MAGNITUDE), tuned(case, TORCH_PRUNING)
     assert isinstance(magnitude, Magnitude)
+    assert isinstance(pruning, TorchPruning)
     for density in CASES[case].densities:
         found[f"{MAGNITUDE}, {100 * density:g} %"] = replace(magnitude, density=density)
-    by_name = {name: tuned(case, name) for name in CANDIDATES if name != MAGNITUDE}
-    return {**found, **PUBLISHED, **OURS, **by_name}
+    for share in CASES[case].shares:
+        found[f"{TORCH_PRUNING}, {100 * share:g} %"] = replace(pruning, share=share)
+    by_name = {name: tuned(case, name) for name in CANDIDATES if name not in CURVES}
+    return {**found, **by_name, **PUBLISHED, **OURS, **{n: by_name[n] for n in OURS_CANDIDATES}}
 
 
 def ablations_of(case: str) -> dict[str, Method]:

@@ -1,4 +1,4 @@
-"""Teachers: plain networks of a case's own shape, trained with dropout, whose mean belief is taught.
+"""Teachers: plain networks of a case's own shape, trained with dropout, whose belief is taught.
 
 They see the same training data as everything else and no other. Trained once for a data set and
 kept; their seconds are part of what a method that uses them costs.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi.batches import as_batches
 from pyro_turbovbi.data import TensorPair
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 #: Maps inputs, targets and the fraction of the training that is done to the loss to minimise.
 Objective = Callable[[Tensor, Tensor, float], Tensor]
@@ -125,6 +127,34 @@ def optimise(
 def cross_entropy(net: nn.Module) -> Objective:
     """The plain loss of a classifier."""
     return lambda x, y, _progress: nn.functional.cross_entropy(net(x), y)
+
+
+@torch.no_grad()
+def mask_weights(weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
+    """Set pruned weights to zero, in place."""
+    for name, weight in weights.items():
+        weight.mul_(masks[name])
+
+
+def replace_layers(
+    net: nn.Module, make: Callable[[nn.Linear | nn.Conv2d], ModuleT]
+) -> dict[str, ModuleT]:
+    """Put others in the place of all linear and convolution layers, in place.
+
+    Args:
+        net: The network.
+        make: Makes a layer's successor.
+
+    Returns:
+        The new layers by name.
+    """
+    layers: dict[str, ModuleT] = {}
+    for name, layer in list(net.named_modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            parent, _, attribute = name.rpartition(".")
+            layers[name] = make(layer)
+            setattr(net.get_submodule(parent), attribute, layers[name])
+    return layers
 
 
 def weights_of(net: nn.Module) -> dict[str, nn.Parameter]:

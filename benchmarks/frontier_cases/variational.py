@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.frontier_cases.posteriors import SparsePrior, make_weight
-from benchmarks.frontier_cases.training import Task, Trained, optimise
+from benchmarks.frontier_cases.training import Task, Trained, optimise, replace_layers
 from pyro_turbovbi.priors import LogUniform
 
 
@@ -82,7 +82,7 @@ class Variational:
     def train(self, task: Task) -> Trained:
         """See `Method.train`."""
         drawn = copy.deepcopy(task.net).train()
-        layers = self._replace_layers(drawn)
+        layers = replace_layers(drawn, self._noisy)
 
         def objective(x: Tensor, y: Tensor, progress: float) -> Tensor:
             weight = self.kl_weight * min(1.0, progress / self.warmup)
@@ -102,15 +102,8 @@ class Variational:
         """See `Method.described`."""
         return {"method": "variational", **asdict(self), "prior": repr(self.prior)}
 
-    def _replace_layers(self, net: nn.Module) -> dict[str, Noisy]:
-        """Makes all linear and convolution layers of a network noisy, in place."""
-        layers = {}
-        for name, layer in list(net.named_modules()):
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                parent, _, attribute = name.rpartition(".")
-                layers[name] = Noisy(layer, self._prior_of(layer)).to(layer.weight.device)
-                setattr(net.get_submodule(parent), attribute, layers[name])
-        return layers
+    def _noisy(self, layer: nn.Linear | nn.Conv2d) -> Noisy:
+        return Noisy(layer, self._prior_of(layer)).to(layer.weight.device)
 
     def _prior_of(self, layer: nn.Module) -> SparsePrior:
         """Groups are filters of convolutions and inputs of linear layers, as the authors' are."""

@@ -14,6 +14,7 @@ from pyro_turbovbi.batches import Data, as_batches, as_tensors
 from pyro_turbovbi.engines.protocol import AnyEngine, Engine
 from pyro_turbovbi.engines.turbo import Turbo
 from pyro_turbovbi.errors import InvalidArgumentError, SiteError
+from pyro_turbovbi.guards import check_supports
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.persistence.checkpoints import Checkpoints
 from pyro_turbovbi.priors.base import Prior
@@ -76,6 +77,10 @@ def fit(
             `CheckpointWarning`, and the training goes on.)
         NumericalError: if a loss, a gradient or a message stops being finite, also after a return
             to the last good state with a tenth of the learning rate, which is a `TrainingWarning`.
+
+    Warns:
+        TrainingWarning: if a layer has lost all its weights and the net is the worse for it, or a
+            large one has kept nearly all of them against its prior.
     """
     engine = engine if engine is not None else Turbo()
     _check_arguments(bnn, engine, epochs)
@@ -94,9 +99,10 @@ def fit(
         run = Run(model, batches, engine, epochs, place, seed)
         if keeper is not None:
             keeper.begin(run, resume)
-        if resume == "best":
-            return run.conclude()
-        return run.train(callbacks, progress, keeper)
+        best = resume == "best"
+        result = run.conclude() if best else run.train(callbacks, progress, keeper)
+    check_supports(result, run.example, run.steps_done)
+    return result
 
 
 def fit_all(

@@ -237,6 +237,7 @@ class ThreeLayerSite(SiteState):
             "precision": self.precision,
             "offset": self._offset,
             "tangent": self._tangent,
+            "schedule": [self._share, self._deciding],
             "reductions": [list(reduction.tensors()) for reduction, _ in self._reductions()],
         }
 
@@ -252,6 +253,7 @@ class ThreeLayerSite(SiteState):
             saved[name].to(device, copy=True)
             for name in ("probs", "precision", "offset", "tangent")
         )
+        self._share, self._deciding = saved["schedule"]
         for (reduction, _), tensors in zip(self._reductions(), saved["reductions"], strict=True):
             reduction.load(tensors)
 

@@ -45,7 +45,7 @@ def soft_targets(
         InvalidDataError: if the inputs are several tensors, or the labels are no classes of the
             teachers.
     """
-    several = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
+    several = [teachers] if isinstance(teachers, nn.Module | Fit) else list(teachers)
     _check(several, weight)
     x, y = as_tensors(data)
     if not isinstance(x, Tensor):

@@ -120,7 +120,7 @@ class Categorical(Likelihood):
 
     def check(self, y: Tensor, output: Tensor) -> None:
         """See `Likelihood.check`; soft targets have to be probabilities of the output's shape."""
-        if not (y.is_floating_point() and y.shape == output.shape):
+        if not (y.is_floating_point() and y.shape[1:] == output.shape[1:]):
             super().check(y, output)
         elif not bool(((y >= 0).all(-1) & ((y.sum(-1) - 1.0).abs() < _PROBABILITY_SUM)).all()):
             raise InvalidDataError(

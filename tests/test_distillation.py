@@ -59,7 +59,7 @@ def test_certain_soft_targets_are_labels() -> None:
     fits = []
     for y in (Y, nn.functional.one_hot(Y, 3).float()):
         bnn = ptv.lift(teacher(), likelihood=likelihoods.Categorical(), prior=priors.ThreeLayer())
-        fits.append(ptv.fit(bnn, (X, y), epochs=2, seed=3, progress=False))
+        fits.append(ptv.fit(bnn, (X, y), epochs=2, batch_size=20, seed=3, progress=False))
     means = [fit.posterior.mean() for fit in fits]
     for name, mean in means[0].items():
         torch.testing.assert_close(means[1][name], mean)

@@ -12,13 +12,15 @@ The evidence of a Gamma law on the precision, up to a constant, with any q'(w) =
 
     F(q') = ln Z(m') + h mu' - lambda m' / 2 + (1/2) ln v'          m' = mu'^2 + v'
 
-and its maximum is at q' = Normal(h / (r + lambda), 1 / (r + lambda)) with r = (a + 1/2) / (b + m'/2),
+and its maximum is at q' = Normal(h / (r + lambda), 1 / (r + lambda)), r = (a + 1/2) / (b + m'/2),
 a fixed point that is started at the spike. Then `change` = min(0, F(q) - max F) is what the
 log-likelihood ratio has to be corrected by, and r the precision that takes q(w) there: under
-(a + 1/2) / (b + m/2), the precision at the present m, a large weight would stay in the spike's tail.
+(a + 1/2) / (b + m/2), the precision at the present m, a large weight would stay in the spike's
+tail.
 
-For a Gaussian spike this is the Savage-Dickey ratio: mu^2 / (2 sigma^2) against the logarithm of how
-much narrower than the slab the posterior is. A lower L keeps the ELBO a bound: it is increasing in L.
+For a Gaussian spike this is the Savage-Dickey ratio: mu^2 / (2 sigma^2) against the logarithm of
+how much narrower than the slab the posterior is. A lower L keeps the ELBO a bound, since the ELBO
+is increasing in L.
 
 Source: this package's own; the idea of scoring reduced priors by the full posterior is that of K.
 Friston, W. Penny, NeuroImage 56:2089-2099, 2011.

@@ -74,7 +74,7 @@ def test_every_likelihood_gains_and_keeps_its_zeros(likelihood: Likelihood, outp
     train, validation = (drawn(net, likelihood, 200, seed) for seed in (1, 2))
     before = {name: p.clone() for name, p in small.module.state_dict().items()}
     noise = {name: p.clone() for name, p in likelihood.state_dict().items()}
-    settings = FineTune(epochs=15, lr=0.02, batch_size=50)
+    settings = FineTune(epochs=8, lr=0.03, batch_size=50)
     tuned = fine_tune(small, train, likelihood, settings=settings, validation=validation)
     record = tuned.report.fine_tuning
     assert record is not None
@@ -142,17 +142,17 @@ def linear_layer(module: nn.Module) -> tuple[Tensor, Tensor]:
 def test_a_linear_network_ends_at_the_least_squares_on_its_support() -> None:
     small, x, y, mask = linear_case()
     likelihood = likelihoods.Gaussian(3.0)
-    settings = FineTune(epochs=300, lr=0.05, batch_size=80)
+    settings = FineTune(epochs=150, lr=0.1, batch_size=80)
     # Judged on what is trained on, so that the best is the optimum.
     tuned = fine_tune(small, (x, y), likelihood, settings=settings, validation=(x, y))
     expected = solve(x, y, mask, torch.zeros(2, 7), torch.zeros(2, 7))
     read = mask.any(0)
     weight, bias = linear_layer(tuned.module)
-    torch.testing.assert_close(weight.double(), expected[:, :6][:, read], atol=3e-4, rtol=0)
-    torch.testing.assert_close(bias.double(), expected[:, 6], atol=3e-4, rtol=0)
+    torch.testing.assert_close(weight.double(), expected[:, :6][:, read], atol=2e-3, rtol=0)
+    torch.testing.assert_close(bias.double(), expected[:, 6], atol=2e-3, rtol=0)
     residual = y.double() - torch.cat([x, torch.ones(80, 1)], 1).double() @ expected.T
     assert isinstance(tuned.likelihood, likelihoods.Gaussian)
-    assert tuned.likelihood.scale == pytest.approx(float(residual.square().mean().sqrt()), rel=1e-4)
+    assert tuned.likelihood.scale == pytest.approx(float(residual.square().mean().sqrt()), rel=1e-3)
     assert likelihood.scale == pytest.approx(3.0)
 
 
@@ -171,11 +171,11 @@ def test_the_pull_leads_to_the_ridge_around_the_posterior_mean() -> None:
     # Targets that the expected weights predict: the best candidate is the one next to them.
     judge = (x, (torch.cat([x, torch.ones(80, 1)], 1).double() @ expected.T).float())
     likelihood = likelihoods.Gaussian(noise, learn=False)
-    settings = FineTune(epochs=300, lr=0.05, batch_size=80, pull=pull)
+    settings = FineTune(epochs=150, lr=0.1, batch_size=80, pull=pull)
     tuned = fine_tune(small, (x, y), likelihood, settings=settings, validation=judge)
     weight, bias = linear_layer(tuned.module)
-    torch.testing.assert_close(weight.double(), expected[:, :6][:, read], atol=3e-4, rtol=0)
-    torch.testing.assert_close(bias.double(), expected[:, 6], atol=3e-4, rtol=0)
+    torch.testing.assert_close(weight.double(), expected[:, :6][:, read], atol=2e-3, rtol=0)
+    torch.testing.assert_close(bias.double(), expected[:, 6], atol=2e-3, rtol=0)
     free = solve(x, y, mask, torch.zeros(2, 7), mean)
     assert (free - expected).abs().max() > 0.01, "the pull matters"
 
@@ -203,7 +203,7 @@ def test_soft_targets_alone_teach_the_network_what_the_teacher_knows() -> None:
     x = torch.randn(300, 6)
     soft = teacher(x).softmax(1).detach()
     small = compress(nn.Linear(6, 3), {}, x, measure_latency=False)
-    settings = FineTune(epochs=60, lr=0.1, batch_size=300, distil=1.0)
+    settings = FineTune(epochs=40, lr=0.15, batch_size=300, distil=1.0)
     wrong = torch.randint(0, 3, (300,))  # labels play no part
     many = x.repeat(50, 1)
     judge = (many, likelihood.distribution(teacher(many)).sample())

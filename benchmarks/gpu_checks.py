@@ -197,9 +197,9 @@ CASES = {
     "mlp, chain, compacted and re-ordered": Case(mlp, CHAIN, RESTRUCTURED),
     "mlp, shared gates, compacted and re-ordered": Case(mlp, SHARED, RESTRUCTURED),
     "mlp, chain, bfloat16": Case(mlp, CHAIN, engines.Turbo(), autocast=torch.bfloat16),
-    "lenet-5, chain": Case(lenet_5, CHAIN, engines.Turbo(), epochs=5, pixels=28),
+    "lenet-5, chain": Case(lenet_5, CHAIN, engines.Turbo(kl_weight=0.05), epochs=8, pixels=28),
     "lenet-5, chain, compacted, bfloat16": Case(
-        lenet_5, CHAIN, engines.Turbo(compact_every=2), 5, torch.bfloat16, pixels=28
+        lenet_5, CHAIN, engines.Turbo(kl_weight=0.05, compact_every=2), 8, torch.bfloat16, 28
     ),
     "residual, chain": Case(Residual, CHAIN, engines.Turbo(), pixels=8),
     "residual, shared gates": Case(Residual, SHARED, engines.Turbo(), pixels=8),

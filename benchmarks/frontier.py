@@ -27,7 +27,14 @@ from typing import Any
 import torch
 
 from benchmarks.frontier_cases.cases import CASES
-from benchmarks.frontier_cases.methods import CANDIDATES, ablations_of, choice, methods_of
+from benchmarks.frontier_cases.methods import (
+    CANDIDATES,
+    ablations_of,
+    choice,
+    method_of,
+    methods_of,
+)
+from benchmarks.frontier_cases.peers import missing
 from benchmarks.frontier_cases.runs import Run, result_of
 from benchmarks.frontier_cases.tables import write_tables
 
@@ -39,8 +46,18 @@ def final_runs(arguments: argparse.Namespace) -> Iterator[Run]:
     for seed in arguments.seed:
         for case in arguments.case:
             for method in (ablations_of if arguments.ablation else methods_of)(case):
-                if not arguments.method or method in arguments.method:
+                if wanted(case, method, arguments):
                     yield Run(case, method, seed, epochs=arguments.epochs, device=arguments.device)
+
+
+def wanted(case: str, method: str, arguments: argparse.Namespace) -> bool:
+    """Whether a method is asked for, and its package is there."""
+    if arguments.method and method not in arguments.method:
+        return False
+    package = missing(method_of(case, method))
+    if package is not None:
+        print(f"{method} is left out: {package} is not installed (the extra bench-peers)")
+    return package is None
 
 
 def tuning_runs(arguments: argparse.Namespace) -> Iterator[Run]:
@@ -49,13 +66,9 @@ def tuning_runs(arguments: argparse.Namespace) -> Iterator[Run]:
         for method, candidates in CANDIDATES.items():
             if not arguments.method or method in arguments.method:
                 for candidate in candidates:
-                    yield Run(
-                        case,
-                        f"{method}: {candidate}",
-                        stage="tuning",
-                        epochs=arguments.epochs,
-                        device=arguments.device,
-                    )
+                    name = f"{method}: {candidate}"
+                    if missing(method_of(case, name)) is None:
+                        yield Run(case, name, 0, "tuning", arguments.epochs, arguments.device)
 
 
 def results(runs: Iterable[Run], jobs: int, again: bool) -> Iterator[tuple[Run, dict[str, Any]]]:

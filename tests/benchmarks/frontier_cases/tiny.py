@@ -33,7 +33,16 @@ def build() -> nn.Module:
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Make it a case, of two epochs; runs and networks go to a folder of the test's own."""
-    case = Case("tiny", build, load, densities=(0.5, 0.2), target=50.0, pretraining=1, epochs=2)
+    case = Case(
+        "tiny",
+        build,
+        load,
+        densities=(0.5, 0.2),
+        shares=(0.5,),
+        target=50.0,
+        pretraining=1,
+        epochs=2,
+    )
     monkeypatch.setitem(cases.CASES, NAME, case)
     monkeypatch.setitem(methods.CHOSEN, NAME, {})
     monkeypatch.setattr(cases, "VALIDATION", 40)

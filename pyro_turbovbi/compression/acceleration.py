@@ -147,7 +147,9 @@ def _replaced(net: nn.Module, linear: nn.Linear, batch: Tensor, timer: Timer) ->
     kernel, choice = choose(linear, x, select=select, timer=timer)
     if kernel is None:
         return choice
-    places = {linear: kernel} if select is None else {select: nn.Identity(), linear: kernel}
+    places: dict[nn.Module, nn.Module] = {linear: kernel}
+    if select is not None:
+        places[select] = nn.Identity()
     _swap(net, places)
     problem = _problem(net, batch)
     if problem is not None:
@@ -196,7 +198,7 @@ def _swap(net: nn.Module, places: Mapping[nn.Module, nn.Module]) -> None:
     """Puts layers in the places of others under all of their names."""
     for parent in net.modules():
         for name, child in parent._modules.items():
-            if child in places:
+            if child is not None and child in places:
                 parent._modules[name] = places[child]
 
 

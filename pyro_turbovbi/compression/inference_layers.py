@@ -127,7 +127,7 @@ class SparseLinear(nn.Module):
         columns = _live(weight, 0)
         below, right = -len(weight) % block, -len(columns) % block
         padded = F.pad(weight[:, columns], (0, right, 0, below))
-        with _without_beta_warning():
+        with _without_remarks():
             sparse = padded.to_sparse_csr() if block == 1 else padded.to_sparse_bsr((block, block))
         # The features of added columns do not matter: their weights are zero.
         columns = torch.cat([columns, columns[-1:].expand(right)])
@@ -178,7 +178,7 @@ class SparseLinear(nn.Module):
 
     def _built(self) -> Tensor:
         # Outside of inference mode: the tensor outlives the call.
-        with torch.inference_mode(False), _without_beta_warning():
+        with torch.inference_mode(False), _without_remarks():
             return torch.sparse_compressed_tensor(
                 self.crow_indices,
                 self.col_indices,
@@ -222,8 +222,10 @@ def _sizes(layer: TransposedLinear | SparseLinear) -> str:
 
 
 @contextmanager
-def _without_beta_warning() -> Iterator[None]:
-    """Without torch's remark, once in a process, that its sparse tensors are in beta state."""
+def _without_remarks() -> Iterator[None]:
+    """Without what torch says once in a process when it makes a sparse tensor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Sparse (CSR|BSR) tensor support is in beta state")
+        # Said by some versions even where the checks are asked for.
+        warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
         yield

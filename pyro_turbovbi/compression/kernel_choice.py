@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -166,7 +167,8 @@ def _usable(
             layer = make(linear, select=select)
             if isinstance(layer, SparseLinear) and layer.stored > MOST_STORED:
                 continue
-            with torch.inference_mode():
+            with torch.inference_mode(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # how fast a kernel is will be measured
                 error = _deviation(expected, layer(x))
         except RuntimeError as refusal:  # not every build of torch has every sparse kernel
             skipped[name] = str(refusal).splitlines()[0]

@@ -56,6 +56,7 @@ HEADINGS = {
     "flops_percent": "FLOPs, % of the dense net's",
     "block_fill_percent": "8x8 blocks' fill, %",
     "cpu_seconds": "training, CPU s",
+    "teacher_seconds": "teachers' training, s",
     "source": "read in",
     "gain": "gain in log-likelihood over SVI, nats",
     "rmse_gain": "gain in RMSE over SVI",

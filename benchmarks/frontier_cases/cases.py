@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmarks.common import plain_epochs
+from benchmarks.common import locked, plain_epochs
 from models import lenet_5, lenet_300_100
 from pyro_turbovbi import data
 from pyro_turbovbi.data import Splits, TensorPair
@@ -97,15 +97,14 @@ def pretrained(name: str, seed: int, stage: Stage) -> nn.Module:
     """
     case = CASES[name]
     path = CACHE / "starts" / f"{name}-{stage}-{seed}.safetensors"
-    with torch.random.fork_rng(devices=[]):
+    with locked(path), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = case.build()
         if path.exists():
             net.load_state_dict(load_file(path))
             return net
         plain_epochs(net, parts(name, stage)[0], case.pretraining, case.batch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_suffix(f".{torch.initial_seed()}.part")
-    save_file(net.state_dict(), partial_file)
-    partial_file.replace(path)
+        part = path.with_suffix(".part")
+        save_file(net.state_dict(), part)
+        part.replace(path)
     return net

@@ -14,9 +14,11 @@ from benchmarks.frontier_cases.recipes import (
     OURS,
     OURS_CANDIDATES,
     PUBLISHED,
+    TEACHERS,
     Recipe,
     ablations,
 )
+from benchmarks.frontier_cases.teachers import Taught
 from benchmarks.frontier_cases.training import Method
 from benchmarks.frontier_cases.variational import Variational
 from pyro_turbovbi.priors import GroupHorseshoe, GroupNormalJeffreys, LogUniform
@@ -75,16 +77,33 @@ def tuned(case: str, method: str) -> Method:
 
 def methods_of(case: str) -> dict[str, Method]:
     """The methods that a case is measured with, by name."""
-    found: dict[str, Method] = {DENSE: Dense()}
-    magnitude, pruning = tuned(case, MAGNITUDE), tuned(case, TORCH_PRUNING)
-    assert isinstance(magnitude, Magnitude)
-    assert isinstance(pruning, TorchPruning)
-    for density in CASES[case].densities:
-        found[f"{MAGNITUDE}, {100 * density:g} %"] = replace(magnitude, density=density)
-    for share in CASES[case].shares:
-        found[f"{TORCH_PRUNING}, {100 * share:g} %"] = replace(pruning, share=share)
     by_name = {name: tuned(case, name) for name in CANDIDATES if name not in CURVES}
-    return {**found, **by_name, **PUBLISHED, **OURS, **{n: by_name[n] for n in OURS_CANDIDATES}}
+    ours = {name: by_name.pop(name) for name in OURS_CANDIDATES}
+    others = {DENSE: Dense(), **_magnitudes(case), **by_name}
+    return {**others, **_taught(others), **_structured(case), **PUBLISHED, **OURS, **ours}
+
+
+def _magnitudes(case: str) -> dict[str, Method]:
+    method = tuned(case, MAGNITUDE)
+    assert isinstance(method, Magnitude)
+    densities = CASES[case].densities
+    return {f"{MAGNITUDE}, {100 * d:g} %": replace(method, density=d) for d in densities}
+
+
+def _structured(case: str) -> dict[str, Method]:
+    method = tuned(case, TORCH_PRUNING)
+    assert isinstance(method, TorchPruning)
+    return {f"{TORCH_PRUNING}, {100 * s:g} %": replace(method, share=s) for s in CASES[case].shares}
+
+
+def _taught(methods: Mapping[str, Method]) -> dict[str, Method]:
+    """The strongest of the others with the teachers that ours has, so that these are no secret."""
+    found: dict[str, Method] = {}
+    for name, method in methods.items():
+        family, comma, size = name.partition(", ")
+        if family in (DENSE, MAGNITUDE, SPARSE_VD):
+            found[f"{family} + teachers{comma}{size}"] = Taught(method, TEACHERS)
+    return found
 
 
 def ablations_of(case: str) -> dict[str, Method]:

@@ -41,7 +41,7 @@ class Recipe:
 
     def train(self, task: Task) -> Trained:
         """See `Method.train`."""
-        data, seconds = taught(task, self.teachers) if self.teachers else (task.train, 0.0)
+        data, seconds = taught(task, self.teachers)
         torch.manual_seed(task.seed)
         with pyro.validation_enabled(False):
             fit = ptv.fit(

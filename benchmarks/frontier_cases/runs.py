@@ -22,6 +22,7 @@ from benchmarks.frontier_cases import cases
 from benchmarks.frontier_cases.cases import CASES, Stage
 from benchmarks.frontier_cases.measure import QUANTISED_ON, TOLERANCE, measured
 from benchmarks.frontier_cases.methods import method_of
+from benchmarks.frontier_cases.teachers import taught
 from benchmarks.frontier_cases.training import Task, Trained
 from pyro_turbovbi.data import TensorPair
 from pyro_turbovbi.training import start_digest
@@ -188,6 +189,8 @@ def _train(run: Run) -> tuple[Trained, dict[str, Any]]:
     task = Task(net.to(device), on_device, run.epochs or case.epochs, case.batch, run.seed, device)
     method = method_of(run.case, run.method)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Teachers are trained before the clock starts: methods share them, and note their seconds.
+        taught(task, getattr(method, "teachers", 0))
         torch.manual_seed(run.seed)
         wall, cpu = time.perf_counter(), time.process_time()
         result = method.train(task)

@@ -64,7 +64,8 @@ def row(method: str, runs: Sequence[Figures]) -> dict[str, Any]:
     for key, column in COLUMNS.items():
         values = [run[key] for run in runs]
         result[column] = None if None in values else summary(values)
-    return result
+    taught = [run["teacher_seconds"] for run in runs if run.get("teacher_seconds")]
+    return result | ({"teacher_seconds": summary(taught)} if taught else {})
 
 
 def table(case: str, seeds: Sequence[int], protocol: str) -> dict[str, Any]:

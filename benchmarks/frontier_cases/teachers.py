@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,8 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pyro_turbovbi as ptv
+from benchmarks.common import locked
 from benchmarks.frontier_cases import cases
-from benchmarks.frontier_cases.training import Task, cross_entropy, optimise
+from benchmarks.frontier_cases.training import Method, Task, Trained, cross_entropy, optimise
 from pyro_turbovbi.data import TensorPair
 
 EPOCHS, LR = 25, 2e-3
@@ -42,22 +45,49 @@ def with_dropout(net: nn.Sequential) -> nn.Sequential:
 
 
 def taught(task: Task, count: int) -> tuple[TensorPair, float]:
-    """The task's training data with the belief of so many teachers, and the seconds they took."""
+    """The task's training data with the belief of so many teachers, and the seconds they took.
+
+    With none, the data as they are.
+    """
+    if not count:
+        return task.train, 0.0
     size = sum(p.numel() for p in task.net.parameters())
     name = f"{size}_parameters-{len(task.train.x)}_points-{count}x{EPOCHS}.safetensors"
     path = cases.CACHE / "teachers" / name
-    if path.exists():
-        with safe_open(path, "pt") as file:
-            soft, seconds = file.get_tensor("soft"), float(file.metadata()["seconds"])
-        return TensorPair(task.train.x, soft.to(task.device)), seconds
-    started = time.perf_counter()
-    soft = ptv.soft_targets(list(_teachers(task, count)), task.train)[1]
-    seconds = time.perf_counter() - started
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{time.time_ns()}.part")
-    save_file({"soft": soft.cpu()}, part, {"seconds": str(seconds)})
-    part.replace(path)
-    return TensorPair(task.train.x, soft), seconds
+    with locked(path):
+        if not path.exists():
+            started = time.perf_counter()
+            soft = ptv.soft_targets(list(_teachers(task, count)), task.train)[1]
+            part = path.with_suffix(".part")
+            save_file({"soft": soft.cpu()}, part, {"seconds": str(time.perf_counter() - started)})
+            part.replace(path)
+    with safe_open(path, "pt") as file:
+        soft, seconds = file.get_tensor("soft"), float(file.metadata()["seconds"])
+    return TensorPair(task.train.x, soft.to(task.device)), seconds
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Another method on the data that our method gets from its teachers.
+
+    Attributes:
+        method: The method.
+        teachers: Number of dense networks whose belief is taught in the place of labels.
+    """
+
+    method: Method
+    teachers: int
+
+    def train(self, task: Task) -> Trained:
+        """See `Method.train`."""
+        data, seconds = taught(task, self.teachers)
+        torch.manual_seed(task.seed)
+        trained = self.method.train(replace(task, train=data))
+        return replace(trained, notes=trained.notes | {"teacher_seconds": seconds})
+
+    def described(self) -> dict[str, Any]:
+        """See `Method.described`."""
+        return self.method.described() | {"teachers": [self.teachers, EPOCHS, LR]}
 
 
 def _teachers(task: Task, count: int) -> Iterator[nn.Module]:

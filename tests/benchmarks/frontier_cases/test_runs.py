@@ -130,6 +130,16 @@ def test_the_choice(figures: dict[str, tuple[float, float]], expected: str) -> N
     assert methods.choice(named, target=2.0) == expected
 
 
+def test_teachers_are_there_for_the_others_too(tmp_path: Path) -> None:
+    plain, taught = (result_of(Run(tiny.NAME, f"dense Adam{end}")) for end in ("", " + teachers"))
+    assert plain["start"] == taught["start"]
+    assert taught["recipe"]["settings"]["teachers"][0] > 0
+    assert taught["teacher_seconds"] > 0
+    assert len(list((tmp_path / "cache" / "teachers").glob("*.safetensors"))) == 1
+    names = methods.methods_of(tiny.NAME)
+    assert {"magnitude + teachers, 20 %", "sparse VD + teachers"} <= names.keys()
+
+
 def test_names_become_file_names() -> None:
     assert slug("ours, gates + order") == "ours_gates_order"
     assert slug("magnitude, 1.4 %") == "magnitude_1.4"

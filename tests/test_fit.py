@@ -386,7 +386,7 @@ def test_the_circumstances_of_a_training_are_kept() -> None:
         48,
         5,
     )
-    assert training.kl_weight == 0.2, "what a classifier's None stands for"
+    assert training.kl_weight == 0.1, "what a classifier's None stands for"
     assert training.start == start_digest(bnn.net) != start_digest(fit.mean_net())
     loader = DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True)
     other = run(bnn.with_prior(priors.Normal()), loader, engine=engines.MAP(), epochs=1)

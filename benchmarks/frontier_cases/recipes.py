@@ -133,6 +133,7 @@ OURS: dict[str, Recipe] = {
     "ours, chain": ours(CHAIN, {}),
     "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
     "ours, grid + order": ours(GRID, {}, compression=1.5, **RESHAPING),
+    f"{FULL}, larger": full(0.5),
     FULL: full(1.0),
     f"{FULL}, smaller": full(2.0),
 }

@@ -1,4 +1,4 @@
-"""Data sets of the examples: digits, MNIST, CIFAR-10, UCI regression and recovery with known truth.
+"""Data sets of the examples, recovery with known truth, and files of your own.
 
 Every loader returns plain tensors and takes a seed; none downloads anything.
 """
@@ -7,6 +7,7 @@ from pyro_turbovbi.batches import TransformedTensors
 from pyro_turbovbi.data.augment import augment
 from pyro_turbovbi.data.cifar import cifar10
 from pyro_turbovbi.data.digits import digits
+from pyro_turbovbi.data.files import csv_file, image_folder, npz_file
 from pyro_turbovbi.data.mnist import mnist
 from pyro_turbovbi.data.recovery import GatedRecovery, Recovery, gated_recovery, recovery
 from pyro_turbovbi.data.splits import Splits, TensorPair
@@ -20,9 +21,12 @@ __all__ = [
     "TransformedTensors",
     "augment",
     "cifar10",
+    "csv_file",
     "digits",
     "gated_recovery",
+    "image_folder",
     "mnist",
+    "npz_file",
     "recovery",
     "uci",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -50,6 +50,35 @@ class Splits:
         """Iterates over the training, validation and test sets."""
         return iter((self.train, self.validation, self.test))
 
+    def standardised(self, *, targets: bool = True) -> Splits:
+        """The same points with zero mean and unit variance in every column of the training inputs.
+
+        Mean and standard deviation come from the training points alone and are applied to all three
+        parts; a constant column keeps its scale.
+
+        Args:
+            targets: Whether the targets are standardised too, which `target_mean` and
+                `target_scale` of the result then tell.
+
+        Returns:
+            Inputs in single precision, and targets too if they were standardised.
+        """
+        centre, spread = _moments(self.train.x)
+        mean, scale = _moments(self.train.y) if targets else (torch.zeros(()), torch.ones(()))
+
+        def transform(pair: TensorPair) -> TensorPair:
+            x = ((pair.x - centre) / spread).float()
+            return TensorPair(x, ((pair.y - mean) / scale).float() if targets else pair.y)
+
+        return replace(
+            self,
+            train=transform(self.train),
+            validation=transform(self.validation),
+            test=transform(self.test),
+            target_mean=float(mean),
+            target_scale=float(scale),
+        )
+
 
 def hold_out(pair: TensorPair, points: int, seed: int) -> tuple[TensorPair, TensorPair]:
     """Takes points away at random, the same ones for the same seed.
@@ -75,3 +104,38 @@ def hold_out(pair: TensorPair, points: int, seed: int) -> tuple[TensorPair, Tens
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     rest, held = order[points:], order[:points]
     return TensorPair(pair.x[rest], pair.y[rest]), TensorPair(pair.x[held], pair.y[held])
+
+
+def divide(
+    pair: TensorPair, *, validation: float = 0.1, test: float = 0.1, seed: int = 0
+) -> Splits:
+    """Divides points at random into three parts.
+
+    Args:
+        pair: All points.
+        validation: Fraction of them for the validation part, in [0, 1).
+        test: Fraction of them for the test part, in [0, 1). A part whose fraction is not zero has
+            at least one point.
+        seed: Seed of the division; the global random state is not touched.
+
+    Raises:
+        InvalidArgumentError: If a fraction is out of range, or no training point is left.
+    """
+    for name, fraction in (("validation", validation), ("test", test)):
+        if not 0.0 <= fraction < 1.0:
+            raise InvalidArgumentError(
+                f"the fraction of {name} points is out of range", given=fraction, accepted="[0, 1)"
+            )
+    points = [max(1, round(part * len(pair.x))) if part else 0 for part in (validation, test)]
+    rest, held = hold_out(pair, sum(points), seed)
+    return Splits(
+        rest,
+        TensorPair(held.x[: points[0]], held.y[: points[0]]),
+        TensorPair(held.x[points[0] :], held.y[points[0] :]),
+    )
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over points; a constant column keeps its scale."""
+    spread = values.std(dim=0, unbiased=False)
+    return values.mean(dim=0), torch.where(spread > 0, spread, torch.ones_like(spread))

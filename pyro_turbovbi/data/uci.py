@@ -56,7 +56,7 @@ def uci(
     train = _rows(table, directory, f"index_train_{split}.txt")
     test = _rows(table, directory, f"index_test_{split}.txt")
     rest, held_out = hold_out(train, int(validation * len(train.x)), seed)
-    return _standardised(rest, held_out, test)
+    return Splits(rest, held_out, test).standardised()
 
 
 def _check_name(name: str, root: str | os.PathLike[str] | None) -> None:
@@ -118,26 +118,3 @@ def _numbers(path: Path) -> Tensor:
     if not np.isfinite(values).all():
         raise InvalidDataError(f"{path} has values that are not finite", accepted="finite numbers")
     return torch.from_numpy(values)
-
-
-def _standardised(train: TensorPair, validation: TensorPair, test: TensorPair) -> Splits:
-    centre, spread = _moments(train.x)
-    target_mean, target_scale = _moments(train.y)
-
-    def transform(pair: TensorPair) -> TensorPair:
-        x, y = (pair.x - centre) / spread, (pair.y - target_mean) / target_scale
-        return TensorPair(x.float(), y.float())
-
-    return Splits(
-        transform(train),
-        transform(validation),
-        transform(test),
-        target_mean=float(target_mean),
-        target_scale=float(target_scale),
-    )
-
-
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over points; a constant column keeps its scale."""
-    spread = values.std(dim=0, unbiased=False)
-    return values.mean(dim=0), torch.where(spread > 0, spread, torch.ones_like(spread))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyro_turbovbi.data.splits import Splits, TensorPair, hold_out
+from pyro_turbovbi.data.splits import Splits, TensorPair, divide, hold_out
 from pyro_turbovbi.errors import InvalidArgumentError
 
 
@@ -41,3 +41,30 @@ def test_splits_unpack_in_order() -> None:
     splits = Splits(_pair(3), _pair(2), _pair(1))
     train, validation, test = splits
     assert (train, validation, test) == (splits.train, splits.validation, splits.test)
+
+
+def test_a_division_takes_every_point_once() -> None:
+    pair = TensorPair(torch.arange(20.0)[:, None], torch.arange(20))
+    splits = divide(pair, validation=0.25, test=0.5)
+    assert [len(part.x) for part in splits] == [5, 5, 10]
+    assert sorted(torch.cat([part.y for part in splits]).tolist()) == list(range(20))
+    assert [len(part.x) for part in divide(pair, validation=0.001, test=0.0)] == [19, 1, 0]
+
+
+@pytest.mark.parametrize(("name", "fraction"), [("validation", -0.1), ("test", 1.0)])
+def test_a_fraction_outside_its_range_is_refused(name: str, fraction: float) -> None:
+    pair = TensorPair(torch.zeros(4, 1), torch.zeros(4))
+    with pytest.raises(InvalidArgumentError, match=f"fraction of {name} points is out of range"):
+        divide(pair, **{name: fraction})
+
+
+def test_standardising_uses_the_training_points_alone() -> None:
+    pair = TensorPair(torch.randn(40, 3, dtype=torch.float64) * 5 + 2, torch.arange(40) % 2)
+    whole = divide(pair)
+    splits = whole.standardised(targets=False)
+    torch.testing.assert_close(splits.train.x.mean(0), torch.zeros(3))
+    torch.testing.assert_close(splits.train.x.std(0, unbiased=False), torch.ones(3))
+    spread = whole.train.x.std(0, unbiased=False)
+    expected = (whole.test.x - whole.train.x.mean(0)) / spread
+    torch.testing.assert_close(splits.test.x, expected.float())
+    assert torch.equal(splits.test.y, whole.test.y)

@@ -1,0 +1,341 @@
+"""Data of your own: arrays in a .npz file, a table in a CSV file, images in folders by class."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_turbovbi.data.splits import Splits, TensorPair, divide
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    ShapeError,
+    StorageError,
+    UnsupportedError,
+)
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+"""Endings of the files that are taken for images."""
+_MODES = {1: "L", 3: "RGB"}
+_LARGEST_PIXEL = 255.0
+
+
+def npz_file(
+    path: str | os.PathLike[str], *, validation: float = 0.1, test: float = 0.1, seed: int = 0
+) -> Splits:
+    """Loads the arrays `x` and `y` of a NumPy archive and divides them.
+
+    Args:
+        path: A file from `numpy.savez(path, x=..., y=...)`.
+        validation: Fraction of the points to choose settings on.
+        test: Fraction of the points to report on.
+        seed: Seed of the division.
+
+    Returns:
+        Inputs `[points, ...]` (float32, as they are) and targets `[points, ...]`: int64 where the
+        file has integers, else float32.
+
+    Raises:
+        StorageError: If the file cannot be read.
+        InvalidDataError: If it is no archive of numbers, or lacks `x` or `y`.
+        ShapeError: If these have different lengths.
+        InvalidArgumentError: If the fractions leave no training point.
+    """
+    x, y = _arrays(Path(path))
+    if not x.ndim or not y.ndim or len(x) != len(y):
+        raise ShapeError(
+            f"x and y of {path} have different lengths",
+            given=f"{x.shape} and {y.shape}",
+            accepted="the same first dimension",
+        )
+    integers = np.issubdtype(y.dtype, np.integer)
+    targets = torch.from_numpy(y.astype(np.int64 if integers else np.float32))
+    pair = TensorPair(torch.from_numpy(x.astype(np.float32)), targets)
+    return divide(pair, validation=validation, test=test, seed=seed)
+
+
+def csv_file(
+    path: str | os.PathLike[str],
+    target: str,
+    *,
+    classes: bool | None = None,
+    validation: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+) -> Splits:
+    """Loads a table with a header, one column of which is to be predicted, and divides it.
+
+    All other columns are inputs and must hold numbers; they are standardised with the mean and
+    standard deviation of the training points. So are targets, unless they are classes.
+
+    Args:
+        path: A file of comma-separated values in UTF-8.
+        target: Name of the column to predict.
+        classes: Whether the target is a class; None: it is one where it holds text.
+        validation: Fraction of the points to choose settings on.
+        test: Fraction of the points to report on.
+        seed: Seed of the division.
+
+    Returns:
+        Inputs `[points, columns]` (float32) and targets `[points]`: float32, or classes as int64 in
+        the order of their names.
+
+    Raises:
+        StorageError: If the file cannot be read.
+        InvalidDataError: If it has no such column, no rows, or a value that is no finite number.
+        InvalidArgumentError: If the fractions leave no training point.
+    """
+    header, rows = _table(Path(path))
+    if target not in header:
+        raise InvalidDataError(f"{path} has no column {target!r}", accepted=header)
+    if len(header) < 2:
+        raise InvalidDataError(f"{path} has one column alone", accepted="inputs beside the target")
+    place = header.index(target)
+    texts = [row.pop(place) for _, row in rows]
+    names = [name for name in header if name != target]
+    x = torch.tensor([_numbers(path, line, names, row) for line, row in rows], dtype=torch.float64)
+    labelled = not any(map(_is_number, texts)) if classes is None else classes
+    if labelled:
+        y = _labels(texts)
+    else:
+        lines = [line for line, _ in rows]
+        values = [_number(path, n, target, text) for n, text in zip(lines, texts, strict=True)]
+        y = torch.tensor(values, dtype=torch.float64)
+    splits = divide(TensorPair(x, y), validation=validation, test=test, seed=seed)
+    return splits.standardised(targets=not labelled)
+
+
+def image_folder(
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    *,
+    channels: int = 3,
+    validation: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+) -> Splits:
+    """Loads images that lie in one folder a class.
+
+    Either `path/<class>/<image>`, which is divided at random, or `path/train/<class>/<image>` and
+    `path/test/<class>/<image>`, of which the training images are divided.
+
+    Args:
+        path: The folder.
+        size: Height and width that images are scaled to; None: they must have one size.
+        channels: 3 for colours, 1 for shades of grey.
+        validation: Fraction of the (training) images to choose settings on.
+        test: Fraction of the images to report on, where there is no folder `test`.
+        seed: Seed of the division.
+
+    Returns:
+        Inputs `[points, channels, height, width]` (float32, pixels scaled to [0, 1]) and labels
+        `[points]` (int64) in the order of the folders' names.
+
+    Raises:
+        StorageError: If there is no such folder.
+        InvalidDataError: If there are no images, fewer than two classes, images of several sizes,
+            or a file that is no image.
+        InvalidArgumentError: If the fractions leave no training image, or `channels` is unknown.
+        UnsupportedError: If Pillow is not installed.
+    """
+    root = Path(path)
+    if channels not in _MODES:
+        raise InvalidArgumentError("channels is unknown", given=channels, accepted=_MODES)
+    if not (root / "train").is_dir() or not (root / "test").is_dir():
+        names = _class_names(root)
+        everything = _images(root, names, channels, size)
+        return divide(everything, validation=validation, test=test, seed=seed)
+    names = _class_names(root / "train")
+    train, held_out = (_images(root / part, names, channels, size) for part in ("train", "test"))
+    if train.x.shape[1:] != held_out.x.shape[1:]:
+        raise InvalidDataError(
+            f"training and test images of {root} have different sizes",
+            given=f"{_by(train.x.shape)} and {_by(held_out.x.shape)}",
+            accepted="images of one size, or size=(height, width)",
+        )
+    parts = divide(train, validation=validation, test=0.0, seed=seed)
+    return Splits(parts.train, parts.validation, held_out)
+
+
+# Arrays ----------------------------------------------------------------------------------------
+
+
+def _arrays(path: Path) -> tuple[Any, Any]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if missing := [name for name in ("x", "y") if name not in file]:
+                raise InvalidDataError(
+                    f"{path} has no array {missing[0]!r}", given=sorted(file), accepted="x and y"
+                )
+            x, y = file["x"], file["y"]
+    except OSError as error:
+        raise StorageError.of("the file cannot be read", path, error) from error
+    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, InvalidDataError):
+            raise
+        raise _no_archive(path) from error
+    if not all(np.issubdtype(a.dtype, np.number) or a.dtype == bool for a in (x, y)):
+        raise InvalidDataError(
+            f"{path} holds no numbers", given=f"{x.dtype} and {y.dtype}", accepted="numbers"
+        )
+    return x, y
+
+
+def _no_archive(path: Path) -> InvalidDataError:
+    accepted = "a file from numpy.savez(path, x=..., y=...)"
+    return InvalidDataError(f"{path} is no NumPy archive", accepted=accepted)
+
+
+# Tables ----------------------------------------------------------------------------------------
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and every row with its line."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except OSError as error:
+        raise StorageError.of("the file cannot be read", path, error) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidDataError(
+            f"{path} is no table", given=str(error), accepted="comma-separated values in UTF-8"
+        ) from error
+    if len(rows) < 2:
+        raise InvalidDataError(
+            f"{path} is no table", given=f"{len(rows)} lines", accepted="a header and rows"
+        )
+    header = [name.strip() for name in rows[0][1]]
+    if len(set(header)) < len(header):
+        raise InvalidDataError(f"{path} names a column twice", given=header)
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            raise InvalidDataError(
+                f"{path}, line {line} does not fit the header",
+                given=f"{len(row)} values",
+                accepted=f"{len(header)} values",
+            )
+    return header, rows[1:]
+
+
+def _numbers(
+    path: str | os.PathLike[str], line: int, names: Sequence[str], row: Sequence[str]
+) -> list[float]:
+    return [_number(path, line, name, text) for name, text in zip(names, row, strict=True)]
+
+
+def _number(path: str | os.PathLike[str], line: int, name: str, text: str) -> float:
+    if not _is_number(text):
+        raise InvalidDataError(
+            f"{path}, line {line}, column {name!r} holds no finite number",
+            given=repr(text),
+            accepted="a number; classes as text are for the target alone",
+        )
+    return float(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _labels(texts: Sequence[str]) -> Tensor:
+    """Classes as numbers: in the order of their values if all are numbers, else by name."""
+    names = sorted(set(texts))
+    if all(map(_is_number, names)):
+        names.sort(key=float)
+    label = {name: number for number, name in enumerate(names)}
+    return torch.tensor([label[text] for text in texts])
+
+
+# Images ----------------------------------------------------------------------------------------
+
+
+def _class_names(root: Path) -> list[str]:
+    try:
+        names = sorted(entry.name for entry in root.iterdir() if _image_files(entry))
+    except OSError as error:
+        raise StorageError.of("the folder cannot be read", root, error) from error
+    if len(names) < 2:
+        raise InvalidDataError(
+            f"{root} has no two classes of images",
+            given=f"folders with images: {', '.join(names) or 'none'}",
+            accepted=f"one folder a class, images ending in {', '.join(IMAGES)}",
+        )
+    return names
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [file for file in files if file.suffix.lower() in IMAGES]
+
+
+def _images(
+    root: Path, names: Sequence[str], channels: int, size: tuple[int, int] | None
+) -> TensorPair:
+    """All images below the folders of the classes."""
+    unknown = [e.name for e in root.iterdir() if _image_files(e) and e.name not in names]
+    if unknown:
+        raise InvalidDataError(
+            f"{root} has a class without training images", given=unknown[0], accepted=names
+        )
+    found = [
+        (file, label) for label, name in enumerate(names) for file in _image_files(root / name)
+    ]
+    pixels = list(_pixels([file for file, _ in found], channels, size))
+    shapes = {image.shape for image in pixels}
+    if len(shapes) != 1:
+        raise InvalidDataError(
+            f"the images of {root} have several sizes",
+            given=", ".join(sorted(map(_by, shapes))) or "no image",
+            accepted="images of one size, or size=(height, width)",
+        )
+    labels = torch.tensor([label for _, label in found])
+    return TensorPair(torch.from_numpy(np.stack(pixels)), labels)
+
+
+def _pixels(files: Sequence[Path], channels: int, size: tuple[int, int] | None) -> Iterator[Any]:
+    """Images [channels, height, width], one after the other."""
+    pillow = _pillow()
+    for file in files:
+        try:
+            with pillow.open(file) as image:
+                plain = image.convert(_MODES[channels])
+                if size is not None:
+                    plain = plain.resize(size[::-1])  # width first
+                pixels = np.asarray(plain, dtype=np.float32) / _LARGEST_PIXEL
+        except OSError as error:  # Pillow's own errors are OSErrors
+            raise InvalidDataError(
+                f"{file} is no image that can be read", given=type(error).__name__
+            ) from error
+        yield pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _by(shape: Sequence[int]) -> str:
+    """Height and width."""
+    return f"{shape[-2]}x{shape[-1]}"
+
+
+def _pillow() -> Any:
+    try:
+        return importlib.import_module("PIL.Image")
+    except ImportError as error:
+        raise UnsupportedError(
+            "image files need Pillow, which is not installed",
+            accepted='pip install "pyro-turbovbi[data]"',
+        ) from error
+
+
+__all__ = ["IMAGES", "csv_file", "image_folder", "npz_file"]

@@ -24,8 +24,6 @@ SparsePrior = LogUniform | GroupNormalJeffreys | GroupHorseshoe
 
 #: Start of all posterior standard deviations.
 START_SCALE = 0.01
-#: Log dropout rates are held inside, as the authors do.
-LIMIT = 8.0
 
 
 class Normal(nn.Module):
@@ -213,7 +211,7 @@ def standard_kl(q: Normal) -> Tensor:
 
 def log_uniform_kl(q: Normal) -> Tensor:
     """KL(q || log-uniform) up to a constant, by the approximation of Molchanov and others."""
-    rate = (2.0 * (q.log_scale - (q.loc.abs() + 1e-8).log())).clamp(-LIMIT, LIMIT)
+    rate = 2.0 * (q.log_scale - (q.loc.abs() + 1e-8).log())
     k1, k2, k3 = 0.63576, 1.87320, 1.48695
     return (k1 + 0.5 * F.softplus(-rate) - k1 * (k2 + k3 * rate).sigmoid()).sum()
 

@@ -133,9 +133,10 @@ OURS: dict[str, Recipe] = {
     "ours, chain": ours(CHAIN, {}),
     "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
     "ours, grid + order": ours(GRID, {}, compression=1.5, **RESHAPING),
-    f"{FULL}, larger": full(0.5),
+    f"{FULL}, large": full(0.5),
+    f"{FULL}, medium": full(0.7),
     FULL: full(1.0),
-    f"{FULL}, smaller": full(2.0),
+    f"{FULL}, small": full(2.0),
 }
 
 #: What tuning tries for the full method.

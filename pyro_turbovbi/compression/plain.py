@@ -160,7 +160,7 @@ def _manifest(content: bytes) -> dict[str, Any]:
         manifest = json.loads(header["__metadata__"][KEY])
     except (LookupError, TypeError) as error:
         raise ArtifactError(
-            "the file was not written by pyro_turbovbi", accepted="a file from Compressed.save"
+            "the file holds no compressed network", accepted="a file from Compressed.save"
         ) from error
     if manifest["version"] not in VERSIONS:
         raise ArtifactError(

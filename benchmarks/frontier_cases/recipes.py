@@ -133,6 +133,7 @@ OURS: dict[str, Recipe] = {
     "ours, chain": ours(CHAIN, {}),
     "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
     "ours, grid + order": ours(GRID, {}, compression=1.5, **RESHAPING),
+    f"{FULL}, largest": full(0.3),
     f"{FULL}, large": full(0.5),
     f"{FULL}, medium": full(0.7),
     FULL: full(1.0),

@@ -14,8 +14,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors, supports
+from pyro_turbovbi._compress import _soft_targets
+from pyro_turbovbi.compression import FineTune
 from pyro_turbovbi.engines.turbo.settings import SpikeAnnealing
-from pyro_turbovbi.errors import InvalidArgumentError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    ShapeError,
+    UnsupportedError,
+)
 from pyro_turbovbi.posterior import DiagonalPosterior
 from pyro_turbovbi.priors.hyperparameters import declared
 from tests.test_fit import data, model, run
@@ -139,6 +146,82 @@ def test_compress_hands_the_posteriors_scales_on() -> None:
     infinite = {name: torch.full_like(s, torch.inf) for name, s in scale.items()}
     fit.posterior = DiagonalPosterior(fit.posterior.mean(), infinite)
     assert fit.compress(x).scales == {}, "a law without a second moment"
+
+
+def separable(rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 4, generator=generator)
+    return x, (x[:, 0] + 0.5 * x[:, 1] > 0).long()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"distil": 0.5, "num_samples": 3}, {"pull": 0.01}], ids=str
+)
+def test_compress_trains_the_survivors_further(settings: dict[str, Any]) -> None:
+    train, judge = separable(120, 1), separable(80, 2)
+    fit = run(model(), train, epochs=3)
+    how = FineTune(epochs=4, lr=0.02, batch_size=30, **settings)
+    small = fit.compress(train, keep=0.5)
+    state = torch.get_rng_state()
+    tuned, again = (
+        fit.compress(train, keep=0.5, fine_tune=how, validation=judge) for _ in range(2)
+    )
+    assert torch.equal(state, torch.get_rng_state())
+    record = tuned.report.fine_tuning
+    assert record is not None
+    assert record == again.report.fine_tuning
+    assert (record.num_train, record.num_validation, record.held_out) == (120, 80, False)
+    with torch.no_grad():
+        before, after = (
+            float(nn.functional.cross_entropy(net(judge[0]), judge[1]))
+            for net in (small.module, tuned.module)
+        )
+    assert record.loss_before == pytest.approx(before, rel=1e-5)
+    assert record.loss_after == pytest.approx(after, rel=1e-5)
+    assert record.loss_after < record.loss_before
+    assert all(torch.equal(mask, small.masks[name]) for name, mask in tuned.masks.items())
+    assert small.report.fine_tuning is None
+
+
+def test_soft_targets_are_the_predictive_means_at_the_training_points() -> None:
+    train = separable(40, 1)
+    fit = run(model(), train, epochs=2)
+    how = FineTune(distil=1.0, num_samples=5, seed=3)
+    soft = _soft_targets(fit, train[0], how)
+    torch.manual_seed(3)
+    expected = torch.stack([fit.predict(train[0], 1).mean for _ in range(5)]).mean(0)
+    torch.testing.assert_close(soft, expected)
+    torch.testing.assert_close(soft.sum(1), torch.ones(40))
+
+
+def test_fine_tuning_holds_points_out_and_takes_units_in_another_order() -> None:
+    train = separable(120, 1)
+    fit = run(model(), train, epochs=3)
+    loader = DataLoader(TensorDataset(*train), batch_size=16, shuffle=True)
+    small = fit.compress(loader, keep=0.5, reorder=True, fine_tune=True)
+    record = small.report.fine_tuning
+    assert record is not None
+    assert (record.epochs, record.num_train, record.num_validation) == (20, 108, 12)
+    assert record.held_out
+
+
+def test_fine_tuning_refuses_what_does_not_fit_before_anything_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, y = data()
+    fit = run(model(), (x, y))
+    point = run(model(priors.Normal()), (x, y), engine=engines.MAP(), epochs=1)
+    monkeypatch.setattr("pyro_turbovbi._compress.compress", None)
+    with pytest.raises(InvalidArgumentError, match="validation data are for fine-tuning"):
+        fit.compress((x, y), validation=(x, y))
+    with pytest.raises(InvalidArgumentError, match="needs targets; given: a tensor of inputs"):
+        fit.compress(x, fine_tune=True)
+    with pytest.raises(InvalidDataError, match="labels are out of range"):
+        fit.compress((x, y), fine_tune=True, validation=(x, y + 7))
+    with pytest.raises(ShapeError, match="cannot take a batch of inputs"):
+        fit.compress((x, y), fine_tune=True, validation=(x[:, :3], y))
+    with pytest.raises(UnsupportedError, match="no posterior standard deviations"):
+        point.compress((x, y), fine_tune=FineTune(pull=0.1))
 
 
 def test_declared_hyperparameters_are_reported_exactly() -> None:

@@ -17,6 +17,7 @@ from pyro_turbovbi import data, engines, likelihoods, priors, supports
 from pyro_turbovbi.compression import Compressed, load
 from pyro_turbovbi.data import Splits, TensorPair
 from pyro_turbovbi.diagnostics import Comparison, compare, error_rate, plots
+from pyro_turbovbi.diagnostics.comparison import TOLERANCE
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
 from pyro_turbovbi.fit import fit_all
 from pyro_turbovbi.lift import lift
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 FIRST_LAYER = "0.weight"
 INDEPENDENT, MARKOV = "Turbo, independent", "Turbo, Markov chains"
-_PACKAGES = ("matplotlib", "sklearn")
+_PACKAGES = ("constriction", "matplotlib", "sklearn")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def run_demo(
     """Fits one network by MAP, SVI and Turbo-VBI, compares the fits and compresses the last.
 
     Prints the comparison and writes pictures of supports and training, the comparison as JSON, and
-    the compressed network to `out`.
+    the compressed network, its weights rounded as far as the validation data tolerate, to `out`.
 
     Args:
         name: The data set: `"digits"` or `"mnist"`.
@@ -118,12 +119,13 @@ def run_demo(
     splits = recipe.load(seed)
     with _threads(recipe.threads):
         fits = _fit_all(recipe, splits, recipe.epochs if epochs is None else epochs, seed)
-        comparison = compare(fits, splits.test, seed=seed)
+        comparison = compare(fits, splits.test, validation=splits.validation, seed=seed)
     print(f"\nTest set, {len(splits.test.x):,} images:\n\n{comparison}\n")
     (out / "comparison.json").write_text(comparison.to_json() + "\n", encoding="utf-8")
     compressed = {name: fits[name].compress(splits.validation) for name in (INDEPENDENT, MARKOV)}
     _write_pictures(fits, compressed, comparison, recipe, out)
-    _check_artifact(compressed[MARKOV], splits.test, out / "net.ptv")
+    rough = compressed[MARKOV].quantise(splits.validation, tolerance=TOLERANCE)
+    _check_artifact(rough, splits.test, out / "net.ptv")
     return comparison
 
 
@@ -214,7 +216,7 @@ def _check_artifact(compressed: Compressed, test: TensorPair, path: Path) -> Non
     with torch.no_grad():
         error = error_rate(load(path)(test.x), test.y)
     print(
-        f"wrote {path}: {size:,} bytes (dense {report.bytes_dense:,}), "
+        f"wrote {path}: {size:,} bytes, {report.coding} (dense {report.bytes_dense:,}), "
         f"{report.structure} of {report.structure_dense} units, "
         f"{report.weights_left:.2%} of the weights\n"
         f"{path.name} loaded again: test accuracy {1.0 - error:.2%}"

@@ -29,10 +29,17 @@ from pyro_turbovbi.training import Training
 if TYPE_CHECKING:
     import matplotlib.figure
 
+TOLERANCE = 0.01
+"""By how much rounding may increase the validation loss, unless told otherwise."""
 _CAPTION = (
     "error/rmse, NLL (nats a point) and ECE: posterior predictive; "
     "pruned: the compressed network; latency: one batch of at most 256"
 )
+_FILES = {
+    "plain": "plain bytes: its file, every value exact",
+    "compact": "compact bytes: its file, weights rounded as far as the validation data tolerate, "
+    "as they are in all that is said of the compressed network",
+}
 _CHUNK = 1024
 
 
@@ -55,7 +62,9 @@ class ComparisonRow:
         mean_cluster_length: Mean length of those runs.
         parameters: Number of parameters of the compressed network.
         flops: Floating-point operations of one forward pass of it.
-        bytes: Size of its file.
+        bytes: Size of its file, see `coding`.
+        coding: `"plain"`: a file of exact values; `"compact"`: weights rounded as far as validation
+            data tolerate, and entropy coded.
         latency: Measured seconds of one batch.
         seconds: Training time in wall-clock seconds.
         elbo: Final evidence lower bound in nats; None where the engine has none.
@@ -85,6 +94,7 @@ class ComparisonRow:
     parameters: int | None = None
     flops: int | None = None
     bytes: int | None = None
+    coding: str | None = None
     latency: float | None = None
     elbo: float | None = None
     elbo_kind: str | None = None
@@ -181,12 +191,20 @@ class Comparison:
         columns = [c for c in _COLUMNS if any(c.of(row) is not None for row in self.rows)]
         notes = _footnotes(self.rows)
         cells = [[column.cell(row, notes) for column in columns] for row in self.rows]
-        lines = [_CAPTION, *(note.mark + note.text for note in notes)]
+        codings = {row.coding for row in self.rows}
+        files = [text for coding, text in _FILES.items() if coding in codings]
+        lines = [_CAPTION, *files, *(note.mark + note.text for note in notes)]
         return Table([column.header for column in columns], cells, lines)
 
 
 def compare(
-    fits: Mapping[str, FitLike], test: Any, *, num_samples: int = 32, seed: int = 0
+    fits: Mapping[str, FitLike],
+    test: Any,
+    *,
+    validation: Any | None = None,
+    tolerance: float = TOLERANCE,
+    num_samples: int = 32,
+    seed: int = 0,
 ) -> Comparison:
     """Evaluates and compresses several fits on one test set.
 
@@ -194,6 +212,10 @@ def compare(
         fits: Fits by the name that they get in the table.
         test: Test data: `DataLoader`, `Dataset` or pair of tensors. Its inputs also verify the
             compressed networks.
+        validation: Validation data. With them the weights of the compressed networks are rounded by
+            `Compressed.quantise`, and bytes are those of compact files; without, of plain ones.
+        tolerance: By how much rounding may increase the loss on the validation data: nats for
+            integer targets, otherwise root mean square error.
         num_samples: Posterior draws that a predictive distribution averages over.
         seed: Seed of those draws; the global random state is left as it was.
 
@@ -204,6 +226,7 @@ def compare(
     Raises:
         InvalidArgumentError: If there is no fit, or the fits predict different kinds of targets.
         InvalidDataError: If the test set is empty or of an unknown kind.
+        UnsupportedError: If there are validation data and the extra `compress` is not installed.
     """
     if not fits:
         raise InvalidArgumentError("there is no fit to compare", accepted="{name: fit, ...}")
@@ -214,15 +237,27 @@ def compare(
         )
     x, y = as_tensors(test)
     groups = elbo_groups(fits)
+    rounded = _rounding(validation, tolerance)
     rows, masks = [], {}
     for name, fit in fits.items():
         with seeded(seed):
-            rows.append(replace(_row(name, fit, x, y, num_samples), elbo_group=groups[name]))
+            row = _row(name, fit, x, y, num_samples, rounded)
+            rows.append(replace(row, elbo_group=groups[name]))
             masks[name] = fit.masks()
     return Comparison(tuple(rows), masks)
 
 
-def _row(name: str, fit: FitLike, x: Any, y: Tensor, num_samples: int) -> ComparisonRow:
+def _rounding(validation: Any, tolerance: float) -> Callable[[Any], Any]:
+    """What is done with a compressed network before it is looked at."""
+    if validation is None:
+        return lambda small: small
+    points = as_tensors(validation)
+    return lambda small: small.quantise(points, tolerance=tolerance)
+
+
+def _row(
+    name: str, fit: FitLike, x: Any, y: Tensor, num_samples: int, rounded: Callable[[Any], Any]
+) -> ComparisonRow:
     prediction = fit.predict(x, num_samples=num_samples)
     metrics = evaluate_prediction(prediction, y)
     return ComparisonRow(
@@ -240,18 +275,19 @@ def _row(name: str, fit: FitLike, x: Any, y: Tensor, num_samples: int) -> Compar
         priors=site_priors(fit),
         learned=tuple(fit.learned),
         training=fit.training,
-        **_cut(fit, x, y),
+        **_cut(fit, x, y, rounded),
     )
 
 
-def _cut(fit: FitLike, x: Any, y: Tensor) -> dict[str, Any]:
+def _cut(fit: FitLike, x: Any, y: Tensor, rounded: Callable[[Any], Any]) -> dict[str, Any]:
     """The fields of a row that need the compressed network."""
     if not isinstance(x, Tensor):
         return {"uncut": f"it has {len(x)} inputs"}
     try:
-        compressed = fit.compress((x, y))
+        exact = fit.compress((x, y))
     except UnsupportedError as error:
         return {"uncut": str(error)}
+    compressed = rounded(exact)
     report = compressed.report
     return {
         "pruned": _module_error(compressed.module, fit.bnn.likelihood, x, y),
@@ -262,6 +298,7 @@ def _cut(fit: FitLike, x: Any, y: Tensor) -> dict[str, Any]:
         "parameters": report.parameters,
         "flops": report.flops,
         "bytes": report.bytes,
+        "coding": report.coding,
         "latency": report.latency,
     }
 
@@ -341,6 +378,10 @@ def _decimals(digits: int) -> Callable[[float], str]:
     return lambda value: f"{value:,.{digits}f}"
 
 
+def _bytes_if(row: ComparisonRow, coding: str) -> int | None:
+    return row.bytes if row.coding == coding else None
+
+
 _COLUMNS = (
     _Column("name", "", str),
     _Column("error", "error\n%", _percent),
@@ -357,7 +398,8 @@ _COLUMNS = (
     _Column("mean_cluster_length", "mean\nlength", _decimals(2)),
     _Column("parameters", "parameters", _whole),
     _Column("flops", "FLOPs", _whole),
-    _Column("bytes", "bytes", _whole),
+    _Column("bytes", "plain\nbytes", _whole, lambda row: _bytes_if(row, "plain")),
+    _Column("bytes", "compact\nbytes", _whole, lambda row: _bytes_if(row, "compact")),
     _Column("latency", "latency\nms", lambda seconds: f"{1000 * seconds:.3f}"),
     _Column("seconds", "train\ns", _decimals(1)),
     _Column("elbo", "ELBO", _decimals(1)),

@@ -43,6 +43,8 @@ def test_the_demo_compares_four_fits_and_leaves_pictures_and_a_network(
     with torch.no_grad():
         error = (load(out / "net.ptv")(test.x).argmax(1) != test.y).double().mean().item()
     assert error == pytest.approx(rows[MARKOV].pruned, abs=1e-9)
+    assert (out / "net.ptv").stat().st_size == rows[MARKOV].bytes
+    assert {row.coding for row in rows.values()} == {"compact"}
     printed = capsys.readouterr().out
     assert str(comparison) in printed
     assert f"net.ptv loaded again: test accuracy {1 - error:.2%}" in printed
@@ -85,7 +87,9 @@ def test_what_cannot_work_is_refused_before_training(
     with pytest.raises(InvalidArgumentError, match="epochs is out of range"):
         run_demo("digits", tmp_path, epochs=0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UnsupportedError, match=r"given: matplotlib, sklearn; accepted: .*demo"):
+    with pytest.raises(
+        UnsupportedError, match=r"given: constriction, matplotlib, sklearn; accepted: .*demo"
+    ):
         run_demo("digits", tmp_path)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors, supports
 from pyro_turbovbi.diagnostics import Comparison, ComparisonRow, compare
-from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, SiteError
+from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, SiteError, UnsupportedError
 from pyro_turbovbi.likelihoods import Gaussian
 from pyro_turbovbi.training import Training
 from tests.diagnostics.fakes import FakeFit
@@ -59,6 +60,7 @@ def test_a_row_holds_what_the_fit_the_data_and_the_cut_say() -> None:
     assert row.structure == "4-3"
     assert (row.clusters, row.mean_cluster_length) == (6, 3.5)
     assert (row.parameters, row.flops, row.bytes) == (3 * 5 + 3 * 4, 42, report.bytes)
+    assert row.coding == "plain"
     assert (row.elbo, row.elbo_kind, row.elbo_group) == (-12.5, "bound", "a")
     assert (row.priors, row.learned) == ({"0.weight": "Normal(scale=1.0)"}, ())
     assert (row.likelihood, row.training) == ("Categorical()", fit.training)
@@ -74,6 +76,32 @@ def test_the_pruned_error_is_that_of_the_compressed_network() -> None:
         )
     assert row.pruned == pytest.approx((pruned.argmax(1) != y).double().mean().item())
     assert row.pruned != row.error
+
+
+def test_with_validation_data_the_network_is_the_rounded_one_and_its_file_compact() -> None:
+    net, (x, y) = _net(), _data()
+    fit, judge = FakeFit(net, _masks(net)), (x[:40], y[:40])
+    plain = compare({"fit": fit}, (x, y))
+    comparison = compare({"fit": fit}, (x, y), validation=judge, tolerance=0.05)
+    rough = fit.compress((x, y)).quantise(judge, tolerance=0.05)
+    row = comparison.rows[0]
+    assert (row.coding, row.bytes) == ("compact", rough.report.bytes)
+    assert plain.rows[0].bytes != row.bytes
+    assert row.weights_left == rough.report.weights_left
+    assert row.pruned == pytest.approx((rough.module(x).argmax(1) != y).double().mean().item())
+    for table, here, elsewhere in ((plain, "plain", "compact"), (comparison, "compact", "plain")):
+        assert here in str(table).splitlines()[0].split()
+        assert f"{here} bytes: its file" in str(table)
+        assert elsewhere not in str(table)
+        assert f'"coding": "{here}"' in table.to_json()
+
+
+def test_a_missing_coder_is_an_error_and_no_network_that_cannot_be_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(UnsupportedError, match="constriction"):
+        compare({"fit": FakeFit(_net())}, _data(), validation=_data())
 
 
 def test_a_regression_reports_rmse() -> None:
@@ -138,6 +166,7 @@ def test_the_table_has_every_column_and_no_empty_one() -> None:
         parameters=56789,
         flops=100_000,
         bytes=2048,
+        coding="plain",
         latency=0.00123,
         elbo=-1234.56,
         elbo_kind="bound",
@@ -145,7 +174,7 @@ def test_the_table_has_every_column_and_no_empty_one() -> None:
     lines = str(Comparison((full,))).splitlines()
     header = " ".join(lines[0].split() + lines[1].split())
     assert header == (
-        "error pruned weights mean latency train "
+        "error pruned weights mean plain latency train "
         "% % NLL ECE left % structure clusters length parameters FLOPs bytes ms s ELBO"
     )
     assert " ".join(lines[3].split()) == (

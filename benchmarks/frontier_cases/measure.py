@@ -35,11 +35,8 @@ def measured(trained: Trained, train: TensorPair, held_out: TensorPair) -> dict[
     Returns:
         Figures by name, ready for JSON.
     """
-    ordered = reorder(trained.net, trained.masks)
-    scales = ordered.arrange(trained.scales)
-    example = train.x[:VERIFIED]
-    small = compress(ordered.net, ordered.masks, example, scales=scales, measure_latency=False)
-    unordered = compress(trained.net, trained.masks, example, measure_latency=False)
+    small = cut(trained, train)
+    unordered = compress(trained.net, trained.masks, train.x[:VERIFIED], measure_latency=False)
     return {
         "error_percent": error_percent(small.module, held_out),
         "posterior_mean_error_percent": error_percent(trained.net, held_out),
@@ -50,6 +47,22 @@ def measured(trained: Trained, train: TensorPair, held_out: TensorPair) -> dict[
         **file_of(small, train, held_out),
         **trained.notes,
     }
+
+
+def cut(trained: Trained, train: TensorPair) -> Compressed:
+    """The smaller network, its hidden units re-ordered.
+
+    Args:
+        trained: What the method gave.
+        train: Its training data.
+
+    Returns:
+        The network and its report, without latencies.
+    """
+    ordered = reorder(trained.net, trained.masks)
+    scales = ordered.arrange(trained.scales)
+    example = train.x[:VERIFIED]
+    return compress(ordered.net, ordered.masks, example, scales=scales, measure_latency=False)
 
 
 def sizes(small: Compressed) -> dict[str, Any]:

@@ -99,6 +99,19 @@ def trained(case: str, method: str, seed: int, **settings: Any) -> Trained:
     return _trained(Run(case, method, seed, **settings))[0]
 
 
+def kept(run: Run) -> Trained | None:
+    """The trained network of a run, from the cache alone: nothing is trained.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The network; None if none is kept that was trained with the run's recipe.
+    """
+    there = _kept(run)
+    return None if there is None else there[0]
+
+
 def result_of(run: Run, *, again: bool = False) -> dict[str, Any]:
     """The figures of a run: kept ones if they were made with its recipe, otherwise new ones.
 
@@ -106,9 +119,9 @@ def result_of(run: Run, *, again: bool = False) -> dict[str, Any]:
         run: The run.
         again: Whether to measure a kept network anew.
     """
-    kept = None if again else stored(run.path, measured_recipe(run))
-    if kept is not None:
-        return kept
+    known = None if again else stored(run.path, measured_recipe(run))
+    if known is not None:
+        return known
     result, circumstances = _trained(run)
     train, held_out = cases.parts(run.case, run.stage)
     figures = measured(result, train, held_out)
@@ -148,13 +161,9 @@ def _commit() -> str | None:
 
 def _trained(run: Run) -> tuple[Trained, dict[str, Any]]:
     """The trained network, and how long it took where."""
-    if run.cache.exists():
-        with safe_open(run.cache, "pt") as file:
-            metadata = file.metadata()
-            if json.loads(metadata["recipe"]) == run.recipe():
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                notes = json.loads(metadata["notes"])
-                return _loaded(run, tensors, notes), json.loads(metadata["circumstances"])
+    there = _kept(run)
+    if there is not None:
+        return there
     result, circumstances = _train(run)
     tensors = {f"mean/{n}": t for n, t in result.net.state_dict().items()}
     tensors |= {f"mask/{n}": t for n, t in result.masks.items()}
@@ -169,6 +178,19 @@ def _trained(run: Run) -> tuple[Trained, dict[str, Any]]:
     save_file({n: t.contiguous() for n, t in tensors.items()}, part, metadata)
     part.replace(run.cache)
     return result, circumstances
+
+
+def _kept(run: Run) -> tuple[Trained, dict[str, Any]] | None:
+    """The network that is kept; None if there is none that was trained with this recipe."""
+    if not run.cache.exists():
+        return None
+    with safe_open(run.cache, "pt") as file:
+        metadata = file.metadata()
+        if json.loads(metadata["recipe"]) != run.recipe():
+            return None
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    notes = json.loads(metadata["notes"])
+    return _loaded(run, tensors, notes), json.loads(metadata["circumstances"])
 
 
 def _loaded(run: Run, tensors: Mapping[str, torch.Tensor], notes: dict[str, Any]) -> Trained:

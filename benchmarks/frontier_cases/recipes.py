@@ -131,6 +131,7 @@ def full(compression: float) -> Recipe:
 OURS: dict[str, Recipe] = {
     "ours, independent": ours(supports.Independent(0.05), {}),
     "ours, chain": ours(CHAIN, {}),
+    "ours, chain, large": ours(CHAIN, {}, compression=0.3, compact_every=2),
     "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
     "ours, grid + order": ours(GRID, {}, compression=1.5, **RESHAPING),
     f"{FULL}, largest": full(0.3),

@@ -44,6 +44,8 @@ Weightlike = Float[Tensor, "*shape"]
 
 #: Rounds of the fixed point; it contracts fast, since m' is far below the law's own scale.
 ROUNDS = 4
+#: Share of the way that a mean could still go at full speed on which a decision counts.
+REACH = 0.5
 #: Largest E[rho] sigma^2 at which q(w) says more about the likelihood than about the prior.
 INFORMED = 0.5
 
@@ -148,9 +150,15 @@ class Reduction:
         self.precision = torch.zeros_like(like).detach()
 
     def decide(
-        self, loc: Tensor, scale: Tensor, precision: Tensor, law: GammaParameters, llr: Tensor
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        precision: Tensor,
+        law: GammaParameters,
+        llr: Tensor,
+        reach: float,
     ) -> None:
-        """Decide anew wherever q(w) is informed by the data.
+        """Decide anew wherever q(w) is informed by the data and zero is within reach.
 
         Args:
             loc: mu.
@@ -158,9 +166,11 @@ class Reduction:
             precision: E[rho] under which q(w) has been trained.
             law: The law to reduce to.
             llr: Module A's own log-likelihood ratio, active against inactive.
+            reach: How far a mean can still go in the rest of the training: a weight that cannot get
+                to zero any more would be cut while the others rely on it.
         """
         found = reduced(loc, scale, precision, law)
-        informed = precision * scale.square() < INFORMED
+        informed = (precision * scale.square() < INFORMED) & (loc.abs() < reach)
         settled = llr < 0.0
         self.change = torch.where(informed, found.change, self.change).masked_fill_(settled, 0.0)
         self.precision = torch.where(informed, found.precision, self.precision)
@@ -187,4 +197,4 @@ class Reduction:
         return new
 
 
-__all__ = ["INFORMED", "ModelReduction", "Reduced", "Reduction", "reduced"]
+__all__ = ["INFORMED", "REACH", "ModelReduction", "Reduced", "Reduction", "reduced"]

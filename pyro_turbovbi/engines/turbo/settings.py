@@ -203,6 +203,11 @@ class TurboSettings:
         """Factor on the learning rates at a fraction `progress` of the training."""
         return max(0.0, 1.0 - progress) if self.lr_decay else 1.0
 
+    def travel_left_at(self, progress: float) -> float:
+        """Integral of the learning rates' factor over the rest of the training, in trainings."""
+        left = max(0.0, 1.0 - progress)
+        return 0.5 * left**2 if self.lr_decay else left
+
     def message_interval(self, num_steps: int) -> int:
         """Steps between message passes in a training of `num_steps`."""
         return self.messages_every or max(1, min(100, num_steps // 50))

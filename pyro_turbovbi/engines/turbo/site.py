@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import e, log, pi, sqrt
+from math import e, inf, log, pi, sqrt
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +24,7 @@ from pyro_turbovbi.engines.turbo.module_a import (
     structured,
 )
 from pyro_turbovbi.engines.turbo.module_b import ModuleB
-from pyro_turbovbi.engines.turbo.reduction import Reduction
+from pyro_turbovbi.engines.turbo.reduction import REACH, Reduction
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.kernels.evidence import expected_precision
@@ -148,9 +148,11 @@ class ThreeLayerSite(SiteState):
         components: The two Gamma components at present.
         probs: q(s = 1).
         reduction: What model reduction has decided of active weights; None where it is off.
+        travel: How far a mean could go in the whole training at the first learning rate.
     """
 
     reduction: Reduction | None
+    travel: float = inf
 
     def __init__(self, site: WeightSite, factor: ThreeLayerFactor, settings: TurboSettings) -> None:
         assert isinstance(site.prior, ThreeLayer)
@@ -162,7 +164,7 @@ class ThreeLayerSite(SiteState):
         self.probs = torch.full_like(factor.loc, float(settings.start == "active")).detach()
         self._learning = settings.learn_hyper and settings.annealing.done(0.0)
         self.reduction = Reduction(factor.loc) if settings.reduces else None
-        self._share, self._deciding = 0.0, False
+        self._share, self._deciding, self._reach = 0.0, False, 0.0
         self._offset = factor.loc.new_zeros(())
         self._tangent = factor.loc.new_zeros(())
 
@@ -212,6 +214,7 @@ class ThreeLayerSite(SiteState):
         if self.reduction is not None and schedule is not None:
             self._share = schedule.share_at(progress)
             self._deciding = schedule.decides_at(progress)
+            self._reach = REACH * self.travel * self._settings.travel_left_at(progress)
 
     def _decide(self, second_moment: Tensor) -> None:
         """Let model reduction decide anew; E[rho] must still be that of the last steps."""
@@ -220,7 +223,7 @@ class ThreeLayerSite(SiteState):
         llr = structured(second_moment, self.components).llr
         loc, scale = self._factor.loc.detach(), self._factor.scale.detach()
         for reduction, law in self._reductions():
-            reduction.decide(loc, scale, self.precision, law, llr)
+            reduction.decide(loc, scale, self.precision, law, llr, self._reach)
 
     def _reductions(self) -> Iterator[tuple[Reduction, GammaParameters]]:
         """What model reduction decides on, with the law that each one reduces to."""

@@ -19,7 +19,7 @@ from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi.engines._optimizers import load_optimizer, optimizer_state, scale_rates
 from pyro_turbovbi.engines.turbo.settings import LR, TurboSettings
 from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates
-from pyro_turbovbi.engines.turbo.site import SiteState, make_site
+from pyro_turbovbi.engines.turbo.site import SiteState, ThreeLayerSite, make_site
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
 from pyro_turbovbi.families.factors import INIT_SCALE, NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.families.guide import TurboGuide, turbo_guide
@@ -134,6 +134,9 @@ class TurboVBI:
         self._others = self._other_parameters(*args, **kwargs)
         self._optimizer = self._make_optimizer()
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
+        for site in self.sites.values():
+            if isinstance(site, ThreeLayerSite):
+                site.travel = self._base_rates[0] * self.num_steps
 
     def _make_site(self, factor: NormalFactor) -> SiteState:
         site = self.guide.sites[factor.name]

@@ -88,17 +88,25 @@ def test_at_the_spikes_own_optimum_nothing_changes() -> None:
 def test_decisions_are_held_while_q_is_on_its_way_and_dropped_once_it_has_arrived() -> None:
     reduction = Reduction(torch.zeros(1))
     wide, slab = torch.tensor([0.3]), torch.tensor([0.3])
-    reduction.decide(torch.tensor([0.1]), wide, slab, SPIKE, llr=torch.tensor([3.0]))
+    reduction.decide(torch.tensor([0.1]), wide, slab, SPIKE, torch.tensor([3.0]), 9.0)
     decided = reduction.change.clone()
     assert decided < 0.0
     assert reduction.precision > 1e3
     strong = torch.tensor([1e4])  # q(w) is trained under the spike's precision now, and still wide
-    reduction.decide(torch.tensor([0.05]), wide, strong, SPIKE, llr=torch.tensor([2.0]))
+    reduction.decide(torch.tensor([0.05]), wide, strong, SPIKE, torch.tensor([2.0]), 9.0)
     assert torch.equal(reduction.change, decided)
     narrow = torch.tensor([0.01])
-    reduction.decide(torch.tensor([0.0]), narrow, strong, SPIKE, llr=torch.tensor([-2.0]))
+    reduction.decide(torch.tensor([0.0]), narrow, strong, SPIKE, torch.tensor([-2.0]), 9.0)
     assert reduction.change == 0.0
     assert reduction.precision == 0.0
+
+
+def test_a_weight_that_cannot_get_to_zero_any_more_stays() -> None:
+    loc, scale = torch.tensor([0.1, 0.3]), torch.tensor([0.3, 0.3])
+    reduction = Reduction(loc)
+    llr = torch.tensor([3.0, 3.0])
+    reduction.decide(loc, scale, slab_precision(loc.square() + 0.09), SPIKE, llr, reach=0.2)
+    assert (reduction.change < 0.0).tolist() == [True, False]
 
 
 def test_state_moves_to_a_part_and_back() -> None:

@@ -84,6 +84,14 @@ def test_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert names["loss"] == names["loss"], "the loss is NaN"
 
 
+def test_the_page_on_smaller_networks_runs() -> None:
+    source = "\n".join(python_blocks(ROOT / "docs" / "smaller.md"))
+    names: dict[str, Any] = {}
+    exec(compile(with_few_epochs(source), "smaller.md", "exec"), names)
+    assert names["soft"][1].shape == (len(names["train"].y), 10)
+    assert names["structured"].gate_probs().keys() == {"input", "0.weight", "2.weight"}
+
+
 def test_the_support_prior_of_your_own_runs() -> None:
     """With all its epochs: it must find what the page says."""
     source = "\n".join(python_blocks(ROOT / "docs" / "own-support.md"))

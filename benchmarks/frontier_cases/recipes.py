@@ -134,6 +134,7 @@ OURS: dict[str, Recipe] = {
     "ours, chain, large": ours(CHAIN, {}, compression=0.3, compact_every=2),
     "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
     "ours, grid + order": ours(GRID, {}, compression=1.5, **RESHAPING),
+    f"{FULL}, low error": full(0.2),
     f"{FULL}, largest": full(0.3),
     f"{FULL}, large": full(0.5),
     f"{FULL}, medium": full(0.7),

@@ -230,6 +230,7 @@ def final() -> dict[str, Any]:
         "on a validation split; cost of an epoch as a multiple of one with torch's Adam as it "
         "comes, measured in alternation in the same run",
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread",
+        "readme": False,
         "rows": rows,
     }
 

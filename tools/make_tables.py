@@ -9,7 +9,8 @@ whether they are up to date. A results file is one JSON object:
     {"case": str, "protocol": str, "device": str,
      "rows": [{"method": str, "seeds": [int, ...], <column>: value, ...}, ...]}
 
-and "readme": false where the README is to leave the case to `docs/benchmarks.md`, and "pictures":
+and "readme": false where the README is to leave the case to `docs/benchmarks.md`, or a list of the
+columns that it is to show, and "pictures":
 [{"file": path below docs/, "caption": str}, ...] for that page alone. A value is a number, a text,
 null, or {"median": .., "min": .., "max": ..} over the seeds.
 """
@@ -239,7 +240,8 @@ def _render_case(result: Result, brief: bool) -> str:
     rows: list[Mapping[str, Any]] = list(result["rows"])
     present = {key for row in rows for key in row} - {"seeds"}
     if brief:
-        present -= set(LEFT_OUT_OF_README)
+        chosen = result.get("readme", True)
+        present &= set(chosen) if isinstance(chosen, list) else present - set(LEFT_OUT_OF_README)
     keys = [key for key in HEADINGS if key in present] + sorted(present - set(HEADINGS))
     table = _table(
         [HEADINGS.get(key, key.replace("_", " ")) for key in keys],

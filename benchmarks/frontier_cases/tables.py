@@ -32,6 +32,17 @@ COLUMNS = {
     "cpu_seconds": "cpu_seconds",
 }
 
+#: What the README shows of a frontier.
+README_COLUMNS = [
+    "method",
+    "test_error_percent",
+    "weights_left_percent",
+    "structure",
+    "bytes",
+    "cpu_seconds",
+    "source",
+]
+
 FRONTIER_CAPTION = "Test error against size; bars are ranges over seeds, hollow markers published."
 SUPPORTS_CAPTION = "What is left of the first two weights, seed 0, hidden units re-ordered."
 
@@ -73,6 +84,7 @@ def table(case: str, seeds: Sequence[int], protocol: str) -> dict[str, Any]:
     runs = found_runs(case, methods_of(case), seeds)
     rows = [row(method, found) for method, found in runs.items()]
     return _result(f"Frontier: {CASES[case].title}", protocol, runs, rows) | {
+        "readme": README_COLUMNS,
         "rows": rows + [anchor.row() for anchor in ANCHORS.get(case, ())],
     }
 

@@ -73,6 +73,14 @@ def test_the_readme_shows_medians_of_the_main_columns(tables: ModuleType) -> Non
     assert lines[2:5] == ["| method | clusters |", "| --- | --- |", "| chain | 2 |"]
 
 
+def test_a_result_may_say_which_columns_the_readme_shows(tables: ModuleType) -> None:
+    row = {"method": "chain", "bytes": 5, "clusters": 2}
+    result = {**RESULT, "rows": [row], "readme": ["method", "bytes"]}
+    lines = tables.render_results([result], brief=True).splitlines()
+    assert lines[2:5] == ["| method | file, bytes |", "| --- | --- |", "| chain | 5 |"]
+    assert "clusters" in tables.render_results([result])
+
+
 def test_a_file_without_a_protocol_is_refused(tables: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text(json.dumps({"case": "a", "device": "b", "rows": []}))
     with pytest.raises(ValueError, match=r"broken\.json has no protocol"):

@@ -136,10 +136,11 @@ class Run:
         )
         with bar:
             while len(self.history) < self.epochs:
-                self.history.append(self._guarded_epoch(bar, keeper))
+                record = self._guarded_epoch(bar, keeper)
+                self.history.append(record)
                 self._position = Position()
                 for callback in callbacks:
-                    callback(self.history[-1], self._snapshot)
+                    callback(record, self._snapshot)
                     self.bnn.train()
                 if keeper is not None:
                     keeper.after_epoch(self)

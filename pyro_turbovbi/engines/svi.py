@@ -343,19 +343,25 @@ def _guarded(
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             loss = loss_and_grads(*args, **kwargs)
-        except ValueError as error:
-            if "satisfy the constraint" not in str(error):
+            _require_finite("the loss", float(loss))
+            for name, parameter in parameters.items():
+                if parameter.grad is not None:
+                    _require_finite(f"the gradient of {name}", float(parameter.grad.norm()))
+        except (ValueError, NumericalError) as error:
+            for parameter in parameters.values():
+                parameter.grad = None  # Pyro adds to what it finds
+            if isinstance(error, NumericalError) or "satisfy the constraint" not in str(error):
                 raise
-            first_line = str(error).partition("\n")[0]
-            raise _not_finite("a parameter of a distribution", first_line) from error
-        if not isfinite(loss):
-            raise _not_finite("the loss", float(loss))
-        for name, parameter in parameters.items():
-            if parameter.grad is not None and not isfinite(parameter.grad.norm()):
-                raise _not_finite(f"the gradient of {name}", float(parameter.grad.norm()))
+            given = str(error).partition("\n")[0]
+            raise _not_finite("a parameter of a distribution", given) from error
         return loss
 
     return guarded
+
+
+def _require_finite(what: str, value: float) -> None:
+    if not isfinite(value):
+        raise _not_finite(what, value)
 
 
 def _not_finite(what: str, given: object) -> NumericalError:

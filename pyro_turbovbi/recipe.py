@@ -20,6 +20,7 @@ from torch import nn
 
 from pyro_turbovbi import data as loaders
 from pyro_turbovbi import engines, likelihoods
+from pyro_turbovbi._checkpointing import Resume
 from pyro_turbovbi.batches import Data
 from pyro_turbovbi.data import Recovery, Splits, TensorPair
 from pyro_turbovbi.engines.protocol import AnyEngine
@@ -27,6 +28,7 @@ from pyro_turbovbi.errors import InvalidArgumentError, SpecError
 from pyro_turbovbi.fit import Callback, fit
 from pyro_turbovbi.lift import BayesianNet, lift
 from pyro_turbovbi.likelihoods import Likelihood
+from pyro_turbovbi.persistence import Checkpoints
 from pyro_turbovbi.priors import Prior, to_spec
 from pyro_turbovbi.priors.selection import BySite
 from pyro_turbovbi.priors.spec import AnyPrior, vocabulary
@@ -71,8 +73,9 @@ class Recipe:
     Everything of this package is named by `kind`, with its arguments beside it:
     ``{"kind": "Turbo", "lr": 0.004}``. Code of your own is named by `call`, with its arguments
     below: ``{"call": "package.module:factory", "arguments": {...}}`` or
-    ``{"call": "models/digits_mlp.py:build"}``. Paths of files are relative to the recipe's file,
-    and to the working directory where a recipe is made in Python; they are kept absolute.
+    ``{"call": "models/digits_mlp.py:build"}``. Paths of files, the `path` of data among them,
+    are relative to the recipe's file, and to the working directory where a recipe is made in
+    Python; they are kept absolute.
 
     Args:
         net: A call that gives a `torch.nn.Module` or a lifted net.
@@ -104,6 +107,7 @@ class Recipe:
 
         for name in ("net", "data", "engine", "likelihood"):
             object.__setattr__(self, name, rebase(getattr(self, name), os.path.abspath))
+        object.__setattr__(self, "data", _with_file(self.data, os.path.abspath))
         _parse(Document(self.to_spec()))
 
     @classmethod
@@ -118,17 +122,27 @@ class Recipe:
         return cls._of(Document(spec))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        changes: Mapping[tuple[str | int, ...], Any] | None = None,
+    ) -> Recipe:
         """Read a recipe from a YAML or TOML file. Nothing that it names is imported or run.
+
+        Args:
+            path: The file.
+            changes: Values that take the place of the file's, by the way to them:
+                ``{("engine", "lr"): 0.004}``.
 
         Raises:
             SpecError: See `Recipe`; also if the file cannot be read.
         """
+        from pyro_turbovbi.specs.changes import changed
         from pyro_turbovbi.specs.documents import read
 
-        document = read(path)
+        document = changed(read(path), changes or {})
         folder = Path(path).parent
-        moved = rebase(document.data, lambda file: os.path.abspath(folder / file))
+        moved = _rebased(document.data, lambda file: os.path.abspath(folder / file))
         return cls._of(dataclasses.replace(document, data=moved))
 
     @classmethod
@@ -155,7 +169,7 @@ class Recipe:
         from pyro_turbovbi.specs.documents import write
 
         folder = os.path.abspath(Path(path).parent)
-        write(path, rebase(self.to_spec(), lambda file: _relative(file, folder)))
+        write(path, _rebased(self.to_spec(), lambda file: _relative(file, folder)))
 
     def build(self) -> Ingredients:
         """Import the code that the recipe names, make the net and the engine and load the data.
@@ -174,6 +188,16 @@ class Recipe:
         bnn = _lifted(net, likelihood, self)
         return Ingredients(bnn, parts.engine.build(), parts.data.build())
 
+    def build_data(self) -> Any:
+        """Load the data alone; see `Ingredients.data`.
+
+        Raises:
+            SpecError: If code is not there, or does not take its arguments.
+        """
+        from pyro_turbovbi.specs.documents import Document
+
+        return _parse(Document(self.to_spec())).data.build()
+
     def fit(
         self,
         ingredients: Ingredients | None = None,
@@ -181,6 +205,9 @@ class Recipe:
         callbacks: Sequence[Callback] = (),
         device: torch.device | str | None = None,
         progress: bool = True,
+        checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
+        checkpoint_every: int = 1,
+        resume: Resume = "auto",
     ) -> Fit:
         """Build everything and train.
 
@@ -189,6 +216,9 @@ class Recipe:
             callbacks: See `ptv.fit`.
             device: See `ptv.fit`.
             progress: See `ptv.fit`.
+            checkpoint: See `ptv.fit`.
+            checkpoint_every: See `ptv.fit`.
+            resume: See `ptv.fit`.
 
         Raises:
             TurboVBIError: See `build` and `ptv.fit`.
@@ -204,6 +234,9 @@ class Recipe:
             callbacks=callbacks,
             device=device,
             progress=progress,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
         )
 
 
@@ -277,7 +310,7 @@ def _schema() -> Schema:
     known = vocabulary()
     choices = {
         _Net: family("a network", {}),
-        _Data: family("data", _exported(loaders, inspect.isfunction)),
+        _Data: family("data", _exported(loaders, _is_loader)),
         _Engine: family("an engine", _exported(engines, _is_engine)),
         _Likelihood: family("a likelihood", _likelihoods()),
     }
@@ -295,6 +328,10 @@ def _exported(module: Any, wanted: Callable[[Any], bool]) -> dict[str, Callable[
     return {name: value for name, value in exported.items() if wanted(value)}
 
 
+def _is_loader(value: Any) -> bool:
+    return inspect.isfunction(value) and value is not loaders.augment
+
+
 def _is_engine(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and hasattr(value, "init") and hasattr(value, "step")
 
@@ -306,6 +343,21 @@ def _likelihoods() -> dict[str, Callable[..., Any]]:
         for name, c in classes.items()
         if issubclass(c, Likelihood) and not inspect.isabstract(c)
     }
+
+
+def _rebased(spec: Any, move: Callable[[str], str]) -> Any:
+    """A specification with the path of every file in it replaced."""
+    moved = rebase(spec, move)
+    if isinstance(moved, Mapping) and "data" in moved:
+        return {**moved, "data": _with_file(moved["data"], move)}
+    return moved
+
+
+def _with_file(data: Any, move: Callable[[str], str]) -> Any:
+    """Loaders of files have the file as `path`."""
+    if isinstance(data, Mapping) and "kind" in data and isinstance(data.get("path"), str):
+        return {**data, "path": move(data["path"])}
+    return data
 
 
 def _relative(file: str, folder: str) -> str:

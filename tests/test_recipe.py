@@ -214,6 +214,28 @@ def test_files_are_named_relative_to_the_recipe(
     assert list(Recipe.load(moved / "recipes" / "r.yaml").build().bnn.sites)
 
 
+def test_files_of_data_are_named_relative_to_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    declared = recipe(data={"kind": "csv_file", "path": "a.csv", "target": "b"})
+    assert declared.data["path"] == str(tmp_path / "a.csv")
+    (tmp_path / "recipes").mkdir()
+    declared.save("recipes/r.yaml")
+    assert yaml.safe_load(Path("recipes/r.yaml").read_text())["data"]["path"] == "../a.csv"
+    monkeypatch.chdir("/")
+    assert Recipe.load(tmp_path / "recipes" / "r.yaml") == declared
+
+
+def test_values_can_be_changed_while_loading(tmp_path: Path) -> None:
+    recipe(epochs=3).save(tmp_path / "r.yaml")
+    changes: dict[tuple[str | int, ...], Any] = {("epochs",): 7, ("engine", "lr"): 0.5}
+    changed = Recipe.load(tmp_path / "r.yaml", changes)
+    assert (changed.epochs, changed.engine) == (7, {"kind": "Turbo", "lr": 0.5})
+    with pytest.raises(SpecError, match=r"^engine.lr: Turbo setting"):
+        Recipe.load(tmp_path / "r.yaml", {("engine", "lr"): -1.0})
+
+
 def test_null_needs_yaml(tmp_path: Path) -> None:
     declared = recipe(data={"kind": "mnist", "root": None})
     declared.save(tmp_path / "r.yaml")

@@ -69,11 +69,13 @@ class Document:
             dates and times).
         source: Name of the file; None for data that was handed over in Python.
         line_of: The 1-based line of a key; None where it is not known.
+        elsewhere: Keys whose values are not from the source.
     """
 
     data: Any
     source: str | None = None
     line_of: Callable[[KeyPath], int | None] = lambda path: None
+    elsewhere: tuple[KeyPath, ...] = ()
 
 
 def read(path: str | os.PathLike[str]) -> Document:
@@ -89,7 +91,7 @@ def read(path: str | os.PathLike[str]) -> Document:
         SpecError: If the file is missing, has another suffix or cannot be parsed.
     """
     path = Path(path)
-    parse = _parse_toml if _suffix(path) == ".toml" else _parse_yaml
+    parse = _parse_toml if _suffix(path) == ".toml" else parse_yaml
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -141,7 +143,16 @@ def _dump_yaml(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _parse_yaml(text: str, source: str) -> Document:
+def parse_yaml(text: str, source: str) -> Document:
+    """Plain data from YAML.
+
+    Args:
+        text: The text of a file.
+        source: What errors call it.
+
+    Raises:
+        SpecError: If it is no valid YAML, or holds more than plain data.
+    """
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

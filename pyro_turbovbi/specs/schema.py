@@ -387,6 +387,8 @@ def _one_error(path: KeyPath, context: Mapping[str, Any], document: Document) ->
 
 def _where(path: KeyPath, document: Document) -> str:
     """File, line and key: `prior.yaml, line 3, support.density: `."""
+    if any(path[: len(key)] == key for key in document.elsewhere):
+        return f"{show(path)}: "
     line = next(filter(None, (document.line_of(path[:n]) for n in range(len(path), -1, -1))), None)
     parts = [document.source, f"line {line}" if line else None, show(path)]
     text = ", ".join(part for part in parts if part)

@@ -7,7 +7,6 @@ import importlib
 import io
 import os
 import zipfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -78,22 +77,30 @@ def cifar10(
         InvalidDataError: If a file is damaged.
         InvalidArgumentError: If `validation` leaves no training image.
     """
-    arrays, source = _load(data_roots(root))
+    place = find_cifar10(root)
+    binary = place.is_dir()
+    arrays = _read_binary(place) if binary else _read_jpeg(place)
     train, test = (
         _normalised(arrays[f"{part}_images"], arrays[f"{part}_labels"])
         for part in ("train", "test")
     )
     train, held_out = hold_out(train, validation, seed)
-    return Splits(train, held_out, test, source=source)
+    return Splits(train, held_out, test, source="binary" if binary else "JPEG")
 
 
-def _load(roots: Sequence[Path]) -> tuple[Arrays, str]:
-    for directory in (root / _BINARY for root in roots):
+def find_cifar10(root: str | os.PathLike[str] | None = None) -> Path:
+    """The directory of the binary version or, where that is absent, the zip of JPEG files.
+
+    Raises:
+        DataNotFoundError: If there is neither; says where it looked and how to get the data.
+    """
+    roots = data_roots(root)
+    for directory in (base / _BINARY for base in roots):
         if all((directory / file).is_file() for file in _TRAIN + _TEST):
-            return _read_binary(directory), "binary"
-    for archive in (root / _JPEG for root in roots):
+            return directory
+    for archive in (base / _JPEG for base in roots):
         if archive.is_file():
-            return _read_jpeg(archive), "JPEG"
+            return archive
     raise DataNotFoundError(
         "the data set 'cifar10' is not on this machine",
         given=f"looked in {', '.join(map(str, roots))}",
@@ -189,4 +196,4 @@ def _pillow(archive: Path) -> Any:
         ) from error
 
 
-__all__ = ["CLASSES", "MEAN", "SCALE", "cifar10"]
+__all__ = ["CLASSES", "MEAN", "SCALE", "cifar10", "find_cifar10"]

@@ -50,9 +50,18 @@ def mnist(
         InvalidDataError: If a file is damaged.
         InvalidArgumentError: If `validation` leaves no training image.
     """
-    directory = locate("mnist", _TRAIN + _TEST, root=root, source=_SOURCE)
+    directory = find_mnist(root)
     train, held_out = hold_out(_load_pair(directory, _TRAIN, flat=flat), validation, seed)
     return Splits(train, held_out, _load_pair(directory, _TEST, flat=flat))
+
+
+def find_mnist(root: str | os.PathLike[str] | None = None) -> Path:
+    """The directory that holds MNIST.
+
+    Raises:
+        DataNotFoundError: If the files are absent; says where it looked and how to get them.
+    """
+    return locate("mnist", _TRAIN + _TEST, root=root, source=_SOURCE)
 
 
 def read_idx(path: Path) -> Tensor:

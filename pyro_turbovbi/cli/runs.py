@@ -1,0 +1,182 @@
+"""Directories that `ptv fit` writes: a recipe, the fit that came of it, and what it achieved."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyro_turbovbi.cli.commands import plain
+from pyro_turbovbi.errors import InvalidArgumentError, SpecError, StorageError
+from pyro_turbovbi.persistence.files import write_atomically
+from pyro_turbovbi.recipe import Ingredients, Recipe
+from pyro_turbovbi.result import Fit
+
+ROOT = Path("runs")
+"""Where runs go unless told otherwise."""
+
+
+class LoadedRun(NamedTuple):
+    """A run that was read again.
+
+    Attributes:
+        name: Name of its directory.
+        recipe: What was trained.
+        made: Net, engine and data of the recipe, built anew.
+        fit: The result.
+    """
+
+    name: str
+    recipe: Recipe
+    made: Ingredients
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class Run:
+    """A directory of one training.
+
+    Attributes:
+        directory: The directory; it need not exist.
+    """
+
+    directory: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The recipe with all changes, `recipe.yaml`."""
+        return self.directory / "recipe.yaml"
+
+    @property
+    def fit_file(self) -> Path:
+        """The fit, as `Fit.save` writes it."""
+        return self.directory / "fit.safetensors"
+
+    @property
+    def history_file(self) -> Path:
+        """Loss, ELBO and density of every epoch, as JSON."""
+        return self.directory / "history.json"
+
+    @property
+    def summary_file(self) -> Path:
+        """What the run achieved, as JSON."""
+        return self.directory / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of a training that is not finished."""
+        return self.directory / "checkpoints"
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+
+    def begin(self, recipe: Recipe) -> None:
+        """Makes the directory and writes the recipe, for a new training.
+
+        Raises:
+            InvalidArgumentError: If the directory is in use.
+            StorageError: If it cannot be made.
+            SpecError: If the recipe cannot be written.
+        """
+        if self.directory.is_dir() and any(self.directory.iterdir()):
+            raise InvalidArgumentError(
+                "the directory is not empty",
+                given=str(self.directory),
+                accepted="another --out; or --resume, if a training was interrupted there",
+            )
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError.of("the directory cannot be made", self.directory, error) from error
+        try:
+            recipe.save(self.recipe_file)
+        except SpecError:
+            self.discard()
+            raise
+
+    def check_resumable(self) -> None:
+        """Refuses a run that there is nothing to go on with.
+
+        Raises:
+            InvalidArgumentError: If there is no checkpoint.
+        """
+        if not self.can_resume:
+            finished = self.summary_file.is_file()
+            raise InvalidArgumentError(
+                "the training is finished" if finished else "there is nothing to resume",
+                given=str(self.directory),
+                accepted="the directory of an interrupted training; or no --resume, to start anew",
+            )
+
+    def discard(self) -> None:
+        """Removes what `begin` made, if no training came of it."""
+        if self.can_resume or self.summary_file.exists():
+            return
+        with contextlib.suppress(OSError):
+            self.recipe_file.unlink(missing_ok=True)
+            if self.checkpoints.is_dir():
+                self.checkpoints.rmdir()
+            self.directory.rmdir()
+            if self.directory.parent == ROOT:
+                ROOT.rmdir()
+
+    def save(self, fit: Fit, summary: Mapping[str, Any]) -> None:
+        """Writes a fit, its history and a summary; checkpoints go when the training is finished.
+
+        Raises:
+            StorageError: If a file cannot be written.
+            UnsupportedError: If the fit cannot be stored; see `Fit.save`.
+        """
+        fit.save(self.fit_file)
+        self._write(self.history_file, {"epochs": fit.history.plain()})
+        self._write(self.summary_file, summary)
+        if summary["finished"]:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def load(self) -> LoadedRun:
+        """Reads a run: builds what its recipe names, which runs code, and loads the fit.
+
+        Raises:
+            InvalidArgumentError: If the directory holds no fit.
+            TurboVBIError: If something is wrong with the recipe, its code, its data or the fit.
+        """
+        if not self.fit_file.is_file():
+            raise InvalidArgumentError(
+                "this is no run",
+                given=str(self.directory),
+                accepted=f"a directory from `ptv fit`, with {self.fit_file.name}",
+            )
+        recipe = Recipe.load(self.recipe_file)
+        made = recipe.build()
+        guide = getattr(made.engine, "guide", None)
+        guide = guide if callable(guide) else None
+        fit = Fit.load(self.fit_file, net=made.bnn.net, guide=guide)
+        return LoadedRun(self.directory.resolve().name, recipe, made, fit)
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        text = json.dumps(plain(content), indent=2, allow_nan=False)
+        write_atomically(path, f"{text}\n".encode())
+
+
+def default_run(name: str, *, resume: bool) -> Run:
+    """Where a training goes unless told otherwise: `runs/<name>`, `runs/<name>-2`, ...
+
+    Args:
+        name: Name of the recipe.
+        resume: The last one that is there, instead of the first that is free.
+    """
+    number, last = 1, ROOT / name
+    directory = last
+    while directory.exists():
+        number, last = number + 1, directory
+        directory = ROOT / f"{name}-{number}"
+    return Run(last if resume else directory)
+
+
+__all__ = ["ROOT", "LoadedRun", "Run", "default_run"]

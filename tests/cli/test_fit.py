@@ -1,0 +1,126 @@
+"""`ptv fit`: what is written, and what is left after Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyro_turbovbi as ptv_package
+from pyro_turbovbi.cli import fit as fitting
+from pyro_turbovbi.errors import UnsupportedError
+from tests.cli.helpers import RECIPE, ptv, write_recipe
+
+
+def losses(run: Path) -> list[float]:
+    return [epoch["loss"] for epoch in json.loads((run / "history.json").read_text())["epochs"]]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Ctrl-C at the end of an epoch, before its checkpoint."""
+    usual = fitting._Latest.__call__
+
+    def interrupted(self: Any, record: Any, snapshot: Any) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        usual(self, record, snapshot)
+        if record.epoch == epoch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting._Latest, "__call__", interrupted)
+
+
+def test_a_run_holds_recipe_fit_history_and_summary(here: Path) -> None:
+    write_recipe(here)
+    done = ptv("fit", "recipe.yaml", "--seed", 3)
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("turbo: 2 of 2 epochs in ")
+    assert lines[1].startswith("validation: RMSE ")
+    assert lines[-1] == "in runs/recipe; next: ptv compress runs/recipe"
+    run = here / "runs" / "recipe"
+    names = ["fit.safetensors", "history.json", "recipe.yaml", "run.json"]
+    assert sorted(file.name for file in run.iterdir()) == names
+    assert ptv_package.Recipe.load(run / "recipe.yaml").seed == 3
+    assert len(losses(run)) == 2
+
+
+def test_a_machine_reads_one_object(here: Path) -> None:
+    write_recipe(here)
+    done = ptv("fit", "recipe.yaml", "--engine", "MAP", "--out", "there", "--json")
+    printed = json.loads(done.stdout)
+    assert printed == json.loads((here / "there" / "run.json").read_text())
+    assert (printed["engine"], printed["epochs"], printed["finished"]) == ("map", 2, True)
+    assert printed["elbo"] is None
+    assert printed["test"]["num_points"] == 4
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(here)
+    assert ptv("fit", "recipe.yaml", "--epochs", 4, "--out", "whole").exit_code == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, epoch=3)
+        done = ptv("fit", "recipe.yaml", "--epochs", 4, "--out", "my run")
+    assert done.exit_code == 130
+    assert done.stdout.startswith("turbo: 3 of 4 epochs in ")
+    assert done.stdout.endswith("interrupted; go on with: ptv fit 'my run' --resume\n")
+    run = here / "my run"
+    assert losses(run) == losses(here / "whole")[:3]
+    assert json.loads((run / "run.json").read_text())["finished"] is False
+    assert ptv("inspect", run / "fit.safetensors").exit_code == 1, "a fit, no network"
+    again = ptv("fit", "my run", "--resume")
+    assert again.exit_code == 0, again.stderr
+    assert losses(run) == losses(here / "whole")
+    assert not (run / "checkpoints").exists()
+    assert ptv("fit", "my run", "--resume").exit_code == 1, "there is nothing left to do"
+
+
+def test_interrupted_before_an_epoch_was_done(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(here)
+    interrupt(monkeypatch, epoch=1)
+    done = ptv("fit", "recipe.yaml")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr == (
+        "interrupted before the end of an epoch; go on with: ptv fit runs/recipe --resume\n"
+    )
+    without = ptv("fit", "recipe.yaml", "--checkpoint-every", 0, "--out", "other")
+    assert without.exit_code == 130
+    assert without.stderr.endswith("end of an epoch; nothing is kept\n")
+    assert not (here / "other").exists()
+
+
+def test_what_cannot_be_resumed_says_which_option_helps(here: Path) -> None:
+    exact = RECIPE.replace("kind: Turbo", "kind: Turbo, weights: exact").replace(
+        "kind: Normal", "kind: ThreeLayer"
+    )
+    write_recipe(here, exact.replace("kind: Gaussian", "kind: Gaussian, scale: 0.1, learn: false"))
+    done = ptv("fit", "recipe.yaml")
+    assert done.exit_code == 1
+    assert done.stderr.endswith("engines.MAP(), or --checkpoint-every 0\n")
+    assert not (here / "runs" / "recipe").exists()
+    assert ptv("fit", "recipe.yaml", "--checkpoint-every", 0).exit_code == 0
+    assert "--checkpoint-every 0" in str(
+        fitting._for_the_command_line(UnsupportedError("x", accepted="or checkpoint=None"))
+    )
+
+
+def test_a_training_that_fails_leaves_no_run(here: Path) -> None:
+    write_recipe(here)
+    done = ptv("fit", "recipe.yaml", "--set", "net.arguments=[3, 1]")
+    assert done.exit_code == 1
+    assert "the network cannot take a batch of inputs" in done.stderr
+    assert not (here / "runs" / "recipe").exists()
+
+
+def test_data_of_another_kind_have_no_test_set(here: Path) -> None:
+    write_recipe(here)
+    (here / "mine.py").write_text(
+        "import torch\ndef data(): return torch.randn(16, 2), torch.randn(16)\n"
+    )
+    done = ptv("fit", "recipe.yaml", "--data", "mine.py:data", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["test"] is None

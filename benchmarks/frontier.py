@@ -6,6 +6,7 @@
     python benchmarks/frontier.py --ablation            the full method with one ingredient off
     python benchmarks/frontier.py --list                the names of methods
     python benchmarks/frontier.py --tables --pictures   from the runs that are kept, train nothing
+    python benchmarks/frontier.py --tables --equal-density 1 --case lenet_300_100
     python benchmarks/frontier.py --jobs 16             so many runs side by side, a thread each
 
 Protocol: the same start, 3 epochs of plain Adam; then 40 epochs of every method on the same data,
@@ -20,12 +21,15 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 import torch
 
+from benchmarks.common import write_json
+from benchmarks.frontier_cases import equal_density
 from benchmarks.frontier_cases.cases import CASES
 from benchmarks.frontier_cases.methods import (
     CANDIDATES,
@@ -36,7 +40,7 @@ from benchmarks.frontier_cases.methods import (
 )
 from benchmarks.frontier_cases.peers import missing
 from benchmarks.frontier_cases.runs import Run, result_of
-from benchmarks.frontier_cases.tables import write_tables
+from benchmarks.frontier_cases.tables import results_file, write_tables
 
 SEEDS = (0, 1, 2)
 
@@ -74,13 +78,17 @@ def tuning_runs(arguments: argparse.Namespace) -> Iterator[Run]:
 def results(runs: Iterable[Run], jobs: int, again: bool) -> Iterator[tuple[Run, dict[str, Any]]]:
     """The figures of runs, as they are ready."""
     if jobs == 1:
-        yield from ((run, result_of(run, again=again)) for run in runs)
+        for run in runs:
+            yield run, result_of(run, again=again)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork would not survive a GPU's driver
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=one_thread) as pool:
         waiting = {pool.submit(result_of, run, again=again): run for run in runs}
         for done in as_completed(waiting):
-            yield waiting[done], done.result()
+            try:
+                yield waiting[done], done.result()
+            except Exception:  # the other runs go on
+                print(f"{waiting[done]} failed\n{traceback.format_exc()}", flush=True)
 
 
 def one_thread() -> None:
@@ -123,6 +131,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ablation", action="store_true", help="the full method's ablations")
     parser.add_argument("--tables", action="store_true", help="write the tables, train nothing")
     parser.add_argument("--pictures", action="store_true", help="draw as well (needs matplotlib)")
+    parser.add_argument(
+        "--equal-density", type=float, help="percent at which kept supports are compared"
+    )
     parser.add_argument("--again", action="store_true", help="measure kept networks anew")
     parser.add_argument("--list", action="store_true", help="print the methods of the cases")
     return parser.parse_args()
@@ -142,11 +153,21 @@ def main() -> None:
     for run, figures in results(runs, arguments.jobs, arguments.again):
         found[run] = figures
         print(line(run, figures), flush=True)
+    write(arguments, found)
+    if len(found) < len(runs):
+        raise SystemExit(f"{len(runs) - len(found)} runs failed")
+
+
+def write(arguments: argparse.Namespace, found: Mapping[Run, Mapping[str, Any]]) -> None:
+    """What is made of all runs together: choices, tables, pictures."""
     if arguments.tune:
         print_choices(found)
     elif arguments.epochs is None:  # shorter runs are trials
         protocol = " ".join(__doc__.split("Protocol: ")[1].split())
         write_tables(arguments.case, SEEDS, protocol, pictures=arguments.pictures)
+    for case in arguments.case if arguments.equal_density else []:
+        table = equal_density.table(case, SEEDS, arguments.equal_density / 100.0)
+        write_json(results_file(case, "_equal_density"), table)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.frontier_cases import cases
-from benchmarks.frontier_cases.measure import VERIFIED
+from benchmarks.frontier_cases.measure import cut
 from benchmarks.frontier_cases.methods import GROUP_HS, GROUP_NJ, MAGNITUDE, SPARSE_VD
 from benchmarks.frontier_cases.recipes import FULL
 from benchmarks.frontier_cases.runs import Run, trained
-from pyro_turbovbi.compression import compress, reorder
 from pyro_turbovbi.compression.regularity import as_matrix
 
 if TYPE_CHECKING:
@@ -115,11 +114,10 @@ def supports(case: str, methods: Sequence[str], seed: int = 0) -> matplotlib.fig
 
     figure = Figure(figsize=(11.0, 1.9 * len(methods)), layout="constrained")
     grid = figure.subplots(len(methods), 2, squeeze=False, width_ratios=(1.6, 1.0))
-    example = cases.parts(case, "final")[0].x[:VERIFIED]
+    train, _ = cases.parts(case, "final")
     for line, method in zip(grid, methods, strict=True):
         net = trained(case, method, seed)
-        ordered = reorder(net.net, net.masks)
-        small = compress(ordered.net, ordered.masks, example, measure_latency=False)
+        small = cut(net, train)
         for axes, name in zip(line, list(net.masks)[:2], strict=True):
             rows, columns = as_matrix(net.masks[name]).shape
             left = as_matrix(small.masks[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -67,3 +68,12 @@ def test_the_list_names_every_method(
 ) -> None:
     main(monkeypatch, "--list", "--ablation")
     assert "tiny  without gates" in capsys.readouterr().out.splitlines()
+
+
+def test_supports_at_equal_density_get_a_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(monkeypatch, "--method", DENSE, "--seed", "0")
+    main(monkeypatch, "--tables", "--equal-density", "30")
+    table = json.loads((folder / "results" / "frontier_tiny_equal_density.json").read_text())
+    assert [row["method"] for row in table["rows"]] == [DENSE]

@@ -140,6 +140,7 @@ OURS: dict[str, Recipe] = {
     f"{FULL}, medium": full(0.7),
     FULL: full(1.0),
     f"{FULL}, small": full(2.0),
+    f"{FULL}, no teachers": replace(full(1.0), teachers=0),
 }
 
 #: What tuning tries for the full method.

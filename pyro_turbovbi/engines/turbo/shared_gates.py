@@ -112,7 +112,7 @@ class GatedSpikeSlab(ThreeLayerSite):
 
     def state_dict(self) -> dict[str, Any]:
         """See `SiteState.state_dict`."""
-        own = {"closed": self.closed, "messages": self.whole_messages}
+        own = {"closed": list(self.closed), "messages": list(self.whole_messages)}
         return super().state_dict() | own
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -240,7 +240,8 @@ class SharedGates:
 
     def state_dict(self) -> dict[str, Any]:
         """Messages and beliefs, see `engines.protocol.Resumable`."""
-        return {"messages": self._messages, "log_odds": dict(self.log_odds)}
+        messages = self._messages and [list(sent) for sent in self._messages]
+        return {"messages": messages, "log_odds": dict(self.log_odds)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""

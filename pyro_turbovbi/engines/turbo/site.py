@@ -233,8 +233,8 @@ class ThreeLayerSite(SiteState):
     def state_dict(self) -> dict[str, Any]:
         """See `SiteState.state_dict`."""
         return {
-            "components": self.components,
-            "final": self._final,
+            "components": [list(gamma) for gamma in self.components],
+            "final": [list(gamma) for gamma in self._final],
             "learning": self._learning,
             "probs": self.probs,
             "precision": self.precision,

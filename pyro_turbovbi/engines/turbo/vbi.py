@@ -194,7 +194,7 @@ class TurboVBI:
         return {
             "steps_done": self.steps_done,
             "guide": dict(self.guide.state_dict()),
-            "others": list(self._others),
+            "others": [parameter.detach() for parameter in self._others],
             "buffers": self._buffers(),
             "optimizer": optimizer_state(self._optimizer),
             "base_rates": list(self._base_rates),

@@ -45,6 +45,7 @@ def frontier(result: Result) -> matplotlib.figure.Figure:
         result: A results file of `tables.table`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     rows = [row for row in result["rows"] if _middle(row, "test_error_percent") <= _limit(result)]
@@ -54,6 +55,9 @@ def frontier(result: Result) -> matplotlib.figure.Figure:
             if row.get(size) is not None:
                 _mark(axes, row, size, families)
         axes.set(xscale="log", xlabel=label)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="test error, %", title=result["case"])
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -94,9 +98,11 @@ def _limit(result: Result) -> float:
 
 
 def _family(method: str) -> str:
-    """A method without the density that it was given."""
-    name, comma, last = method.rpartition(", ")
-    return name if comma and last.endswith("%") else method
+    """A method without the size that it was given, as "magnitude, 1 %" or "ours, chain, large"."""
+    parts = method.split(", ")
+    if parts[0] == "ours":
+        return ", ".join(parts[:2])
+    return parts[0] if parts[-1].endswith("%") else method
 
 
 def supports(case: str, methods: Sequence[str], seed: int = 0) -> matplotlib.figure.Figure:

@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 HEADINGS = {
     "method": "method",
+    "form": "form of the file",
+    "runtime": "runtime",
     "test_error_percent": "test error, %",
     "predictive_error_percent": "test error of the predictive, %",
     "cut_error_percent": "test error of the cut network, %",
@@ -92,6 +94,14 @@ HEADINGS = {
     "inputs_f1_40": "inputs F1, 40",
     "support_f1_60": "support F1, 60 measurements",
     "inputs_f1_60": "inputs F1, 60",
+    "times_smaller": "dense float32 bytes / file's",
+    "flops": "FLOPs an input",
+    "flops_reduction": "dense FLOPs / its",
+    "latency_1_us": "batch of 1, µs",
+    "speed_up_1": "speed-up, batch of 1",
+    "latency_256_us": "batch of 256, µs",
+    "speed_up_256": "speed-up, batch of 256",
+    "speed_up_share": "speed-up / reduction of FLOPs, batch of 256",
 }
 # The README shows what a reader compares first; everything is on the benchmarks page.
 LEFT_OUT_OF_README = (

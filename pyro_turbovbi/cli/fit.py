@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyro_turbovbi._random import seeded
 from pyro_turbovbi.cli.runs import Run, default_run
 from pyro_turbovbi.data import Splits
 from pyro_turbovbi.diagnostics.evaluation import Metrics
@@ -164,7 +165,8 @@ def _result(run: Run, recipe: Recipe, fitted: Fit, made: Ingredients | None) -> 
 
 
 def _metrics(fitted: Fit, part: Any) -> Metrics | None:
-    return fitted.evaluate(part) if len(part.x) else None
+    with seeded(0):  # the draws that `compare` makes
+        return fitted.evaluate(part) if len(part.x) else None
 
 
 def _words(metrics: Metrics) -> str:

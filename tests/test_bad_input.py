@@ -61,7 +61,9 @@ def loader(x: Tensor, y: Tensor, **options: Any) -> DataLoader[Any]:
 
 INPUTS = "input 'x' contains NaN or infinite values; accepted: finite inputs"
 TARGETS = "the targets contain NaN or infinite values; accepted: finite targets"
-INTEGERS = "accepted: an integer dtype such as torch.int64"
+INTEGERS = (
+    "accepted: an integer dtype such as torch.int64; or class probabilities of the output's shape"
+)
 CLASSES = "accepted: 0 .. 2, since the network has 3 outputs"
 NO_BATCH = "the loader yields no batch; accepted: at least one batch"
 EMPTY = "the data set is empty; accepted: at least one data point"

@@ -5,9 +5,9 @@
     python benchmarks/take_home.py --again                measure all of them in one run
     python benchmarks/take_home.py --tables               tables of what was measured, nothing else
 
-It trains nothing (with one exception: where the frontier keeps no network of torch-pruning, the
-dense one is pruned here and trained further for a few epochs), and says which command trains a
-network that is not there. Figures are kept network by network in `results/take_home/`.
+It trains nothing, and says which command trains a network that is not there; with one exception:
+where the frontier keeps no network of torch-pruning, a dense one is pruned here, trained further
+for a few epochs and kept. Figures are kept network by network in `results/take_home/`.
 
 Protocol: networks of the frontier benchmark, trained on all 60,000 training images; hidden units
 re-ordered, cut and written to a file; bytes are the file's, and the test error is that of the
@@ -18,7 +18,9 @@ linear layers with integer weights, as safetensors, by torchao's own functions, 
 Time of a batch: the median time that the one thread that computes it has a processor, the cut and
 the dense network in turns. Speed-ups are over the dense network in the same runtime (accelerated
 and integers: over torch), and the last column is that of the larger batch over the reduction of
-FLOPs. Medians and ranges of the seeds.
+FLOPs. Pruned to the size of another network: torch-pruning cuts units of all layers but the last,
+by the norm of their weights, until there are at most as many parameters, and Adam trains what is
+left, its rate falling from 0.001 to 0. Medians and ranges of the seeds.
 """
 
 from __future__ import annotations
@@ -37,11 +39,10 @@ from benchmarks.common import stored, write_json
 from benchmarks.frontier_cases import cases, runs
 from benchmarks.frontier_cases.cases import CASES
 from benchmarks.frontier_cases.measure import QUANTISED_ON
-from benchmarks.frontier_cases.methods import ablations_of, methods_of
 from benchmarks.frontier_cases.runs import Run
 from benchmarks.take_home_cases import speed, tables
 from benchmarks.take_home_cases.files import TOLERANCES, files_of
-from benchmarks.take_home_cases.networks import Kept, Network, pruned_here, usual
+from benchmarks.take_home_cases.networks import Kept, Network, every, usual
 from pyro_turbovbi.compression.measure import flops_of, parameters_of
 
 SEEDS = (0, 1, 2)
@@ -160,23 +161,22 @@ def chosen(arguments: argparse.Namespace, case: str) -> Iterator[Network]:
         case: Name of the case.
     """
     for seed in arguments.seed:
-        for method in arguments.method or usual(case):
-            yield Kept(Run(case, method, seed, epochs=arguments.epochs))
-        pruned = pruned_here(case, seed, arguments.epochs)
-        if pruned is not None and not arguments.method:
-            yield pruned
+        if arguments.method:
+            runs_of = (Run(case, name, seed, epochs=arguments.epochs) for name in arguments.method)
+            yield from map(Kept, runs_of)
+        else:
+            yield from usual(case, seed, arguments.epochs)
 
 
 def measured(case: str) -> list[dict[str, Any]]:
-    """All figures of a case that are kept, of whatever method.
+    """All figures of a case that are kept, of whatever method, method by method.
 
     Args:
         case: Name of the case.
     """
-    names = dict.fromkeys([*usual(case), *methods_of(case), *ablations_of(case)])
-    networks: list[Network] = [Kept(Run(case, name, seed)) for name in names for seed in SEEDS]
-    networks += filter(None, (pruned_here(case, seed) for seed in SEEDS))
-    return [found for found in map(kept_figures, networks) if found is not None]
+    by_seed = zip(*(every(case, seed) for seed in SEEDS), strict=True)
+    figures = (kept_figures(network) for networks in by_seed for network in networks)
+    return [found for found in figures if found is not None]
 
 
 def line(figures: dict[str, Any]) -> str:

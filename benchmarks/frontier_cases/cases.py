@@ -90,13 +90,18 @@ def parts(name: str, stage: Stage) -> tuple[TensorPair, TensorPair]:
     return splits.train, splits.validation if stage == "tuning" else splits.test
 
 
+def start_file(name: str, seed: int, stage: Stage) -> Path:
+    """Where `pretrained` keeps the network."""
+    return CACHE / "starts" / f"{name}-{stage}-{seed}.safetensors"
+
+
 def pretrained(name: str, seed: int, stage: Stage) -> nn.Module:
     """The network that all methods start from, trained once and kept.
 
     Always trained on the CPU, so that it is the same wherever the methods run.
     """
     case = CASES[name]
-    path = CACHE / "starts" / f"{name}-{stage}-{seed}.safetensors"
+    path = start_file(name, seed, stage)
     with locked(path), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = case.build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ from benchmarks.frontier_cases.methods import (
 from benchmarks.frontier_cases.peers import TorchPruning
 from benchmarks.frontier_cases.recipes import FULL
 from benchmarks.frontier_cases.runs import Run, kept
-from benchmarks.frontier_cases.training import Task, Trained, cross_entropy, optimise, weights_of
+from benchmarks.frontier_cases.training import Task, cross_entropy, optimise, weights_of
 from pyro_turbovbi.compression import Compressed, compress, load
 from pyro_turbovbi.data import TensorPair
 from pyro_turbovbi.training import start_digest
@@ -63,6 +64,11 @@ class Kept:
         """All that it depends on, as JSON."""
         return self.run.recipe()
 
+    def net(self) -> nn.Module | None:
+        """The network before it is cut; None if it is not there."""
+        trained = kept(self.run)
+        return None if trained is None else trained.net
+
     def compressed(self) -> Compressed | None:
         """The network, cut; None if what it is made of is not there."""
         trained = kept(self.run)
@@ -78,6 +84,45 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The dense network that all methods of the frontier start from.
+
+    Attributes:
+        case: Name of its case.
+        seed: Seed of its training.
+    """
+
+    case: str
+    seed: int
+
+    @property
+    def method(self) -> str:
+        """See `Kept.method`."""
+        return f"{DENSE}, {CASES[self.case].pretraining} epochs"
+
+    def recipe(self) -> dict[str, Any]:
+        """See `Kept.recipe`."""
+        case = CASES[self.case]
+        return {"start": self.case, "epochs": case.pretraining, "batch": case.batch} | {
+            "seed": self.seed
+        }
+
+    def net(self) -> nn.Module | None:
+        """See `Kept.net`."""
+        there = cases.start_file(self.case, self.seed, "final").exists()
+        return cases.pretrained(self.case, self.seed, "final") if there else None
+
+    def compressed(self) -> Compressed | None:
+        """See `Kept.compressed`."""
+        net = self.net()
+        return None if net is None else _all_of(net, _train(self.case))
+
+    def advice(self) -> str:
+        """See `Kept.advice`."""
+        return f"python benchmarks/frontier.py --case {self.case} --seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class Pruned:
     """A dense network that `torch-pruning` cuts here to as many parameters as another one has.
 
@@ -85,12 +130,12 @@ class Pruned:
     trained for a few epochs. It is kept beside the frontier's networks.
 
     Attributes:
-        dense: The training that it starts from.
-        like: The training of the network that it is to be as large as.
+        dense: What it starts from.
+        like: What it is to be as large as.
     """
 
-    dense: Run
-    like: Run
+    dense: Kept | Start
+    like: Kept
 
     @property
     def case(self) -> str:
@@ -100,7 +145,8 @@ class Pruned:
     @property
     def method(self) -> str:
         """See `Kept.method`."""
-        return f"{TORCH_PRUNING} to the parameters of '{self.like.method}', {EPOCHS} epochs"
+        size, start = self.like.method, self.dense.method
+        return f"{TORCH_PRUNING} to the size of '{size}', {EPOCHS} epochs after '{start}'"
 
     @property
     def seed(self) -> int:
@@ -114,28 +160,28 @@ class Pruned:
 
     def compressed(self) -> Compressed | None:
         """See `Kept.compressed`."""
-        dense, like = kept(self.dense), kept(self.like)
+        dense, like = self.dense.net(), self.like.compressed()
         if dense is None or like is None or find_spec("torch_pruning") is None:
             return None
         train = _train(self.case)
-        path = self._path(dense, parameters := cut(like, train).report.parameters)
+        path = self._path(dense, like.report.parameters)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _all_of(self._pruned(dense, parameters, train), train).save(path)
+            _all_of(self._pruned(dense, like.report.parameters, train), train).save(path)
         return _all_of(load(path), train)
 
     def advice(self) -> str:
         """See `Kept.advice`."""
-        first = " and ".join(Kept(run).advice() for run in (self.dense, self.like))
+        first = " and ".join(network.advice() for network in (self.dense, self.like))
         return f"{first}, with the extra bench-peers installed"
 
-    def _path(self, dense: Trained, parameters: int) -> Path:
-        digest = start_digest(dense.net)[:12]
+    def _path(self, dense: nn.Module, parameters: int) -> Path:
+        digest = start_digest(dense)[:12]
         name = f"{digest}-{parameters}_parameters-{EPOCHS}_epochs-{self.seed}.ptv"
         return cases.CACHE / "take_home" / self.case / name
 
-    def _pruned(self, dense: Trained, parameters: int, train: TensorPair) -> nn.Module:
-        net = copy.deepcopy(dense.net).requires_grad_(True)
+    def _pruned(self, dense: nn.Module, parameters: int, train: TensorPair) -> nn.Module:
+        net = copy.deepcopy(dense).requires_grad_(True)
         share = parameters / sum(p.numel() for p in net.parameters())
         masks = TorchPruning(share).masks(net, train.x[:2])
         small = compress(net, masks, train.x[:VERIFIED], measure_latency=False).module
@@ -148,40 +194,55 @@ class Pruned:
 
 
 #: What can be taken home.
-Network: TypeAlias = Kept | Pruned
+Network: TypeAlias = Kept | Start | Pruned
 
 
-def usual(case: str) -> list[str]:
-    """The methods whose networks are measured if nothing else is asked for: dense, ours, pruned.
+def usual(case: str, seed: int, epochs: int | None = None) -> Iterator[Network]:
+    """The networks that are measured if nothing else is asked for: dense, ours, pruned.
 
-    Args:
-        case: Name of the case.
-    """
-    names = list(methods_of(case))
-    ours = [*filter(_is_ours, names), WITHOUT_TEACHERS]
-    return [DENSE, *ours, *filter(_is_pruned, names)]
-
-
-def pruned_here(case: str, seed: int, epochs: int | None = None) -> Pruned | None:
-    """What is pruned here, if the frontier keeps no network of torch-pruning.
+    Where the frontier does not keep its dense network, the common start stands for it; where it
+    keeps none of torch-pruning, a dense one is pruned here, to the size of our full method's, or
+    of the first of ours that is kept.
 
     Args:
         case: Name of the case.
         seed: Seed.
         epochs: Those of a trial; None for the case's own.
 
-    Returns:
-        As large as our full method's network; as the first of ours that is kept, if that is not;
-            None if the frontier keeps a network of torch-pruning.
+    Yields:
+        The networks, whether they are there or not.
     """
-    runs = [Run(case, name, seed, epochs=epochs) for name in usual(case)]
-    there = [run for run in runs if run.cache.exists()]
-    if any(_is_pruned(run.method) for run in there):
-        return None
-    full = Run(case, FULL, seed, epochs=epochs)
-    ours = [run for run in there if _is_ours(run.method)]
-    like = full if full in ours else next(iter(ours), full)
-    return Pruned(Run(case, DENSE, seed, epochs=epochs), like)
+    names = [*filter(_is_ours, methods_of(case)), WITHOUT_TEACHERS]
+    dense, full, *ours = [Kept(Run(case, n, seed, epochs=epochs)) for n in (DENSE, FULL, *names)]
+    pruned = [Kept(Run(case, n, seed, epochs=epochs)) for n in methods_of(case) if _is_pruned(n)]
+    start = dense if _is_kept(dense) else Start(case, seed)
+    yield dense
+    if start is not dense:
+        yield start
+    yield from ours
+    yield from pruned
+    if not any(map(_is_kept, pruned)):
+        yield Pruned(start, next(filter(_is_kept, (full, *ours)), full))
+
+
+def every(case: str, seed: int) -> Iterator[Network]:
+    """All networks of a seed that there can be: those of `usual`, of whatever is kept, first.
+
+    Args:
+        case: Name of the case.
+        seed: Seed.
+
+    Yields:
+        The networks, whether they are there or not.
+    """
+    kept_ones = {name: Kept(Run(case, name, seed)) for name in methods_of(case)}
+    kept_ones |= {name: Kept(Run(case, name, seed)) for name in ablations_of(case)}
+    ours = [network for name, network in kept_ones.items() if _is_ours(name)]
+    starts: list[Kept | Start] = [kept_ones.pop(DENSE), Start(case, seed)]
+    yield from starts
+    yield from ours
+    yield from (network for network in kept_ones.values() if network not in ours)
+    yield from (Pruned(start, like) for start in starts for like in ours)
 
 
 def _is_ours(method: str) -> bool:
@@ -190,6 +251,10 @@ def _is_ours(method: str) -> bool:
 
 def _is_pruned(method: str) -> bool:
     return method.startswith(TORCH_PRUNING)
+
+
+def _is_kept(network: Kept) -> bool:
+    return network.run.cache.exists()
 
 
 def _all_of(net: nn.Module, train: TensorPair) -> Compressed:

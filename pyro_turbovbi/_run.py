@@ -241,9 +241,11 @@ class Run:
         return self._guarded_epoch(bar, keeper)
 
     def _last_good(self) -> Tree:
-        """The present state, where it can be taken up again."""
+        """The present state, where it can be taken up again and there is still a second try."""
         try:
-            return self.saved() if isinstance(self.state, Resumable) else None
+            return (
+                self.saved() if isinstance(self.state, Resumable) and not self._cautious else None
+            )
         except UnsupportedError:
             return None
 

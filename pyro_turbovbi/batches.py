@@ -174,7 +174,7 @@ class _TensorBatches:
     transform: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        self.generators = ()
+        self.generators: Sequence[torch.Generator] = ()
         self.num_data = len(self.inputs) if self.inputs.dim() else 0
         if self.num_data == 0:
             raise InvalidDataError("the data set is empty", accepted="at least one data point")
@@ -229,7 +229,7 @@ class _LoaderBatches:
         if self._length == 0:
             raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
         self._loader = loader
-        self.generators = _generators(loader)
+        self.generators: Sequence[torch.Generator] = _generators(loader)
 
     def __len__(self) -> int:
         return self._length

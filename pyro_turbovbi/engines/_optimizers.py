@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
@@ -46,14 +45,14 @@ def scale_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
             group["lr"] *= factor
 
 
-def pyro_optimizers(optim: PyroOptim, parameters: Mapping[str, Tensor]) -> dict[str, Optimizer]:
+def pyro_optimizers(optim: Any, parameters: Mapping[str, Tensor]) -> dict[str, Optimizer]:
     """The torch optimizers behind one of Pyro's, one a parameter; they are made if need be.
 
     Pyro makes one at a parameter's first step, and looks its state up under a name that parameters
     which are local to their module do not have.
 
     Args:
-        optim: Pyro's optimizer.
+        optim: A `pyro.optim.PyroOptim`.
         parameters: The parameters by name.
 
     Raises:

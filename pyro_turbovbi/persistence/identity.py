@@ -44,7 +44,7 @@ def described(value: object) -> str:
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
     """The aspects in which a training differs from a stored one, in words; empty if in none."""
-    differing = [key for key in here | there if here.get(key) != there.get(key)]
+    differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     return "; ".join(
         f"{key}: {_excerpt(here.get(key, 'none'), there.get(key, 'none'))}, in the checkpoint "
         f"{_excerpt(there.get(key, 'none'), here.get(key, 'none'))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ def _dump_diagonal(posterior: DiagonalPosterior) -> Tree:
 
 
 def _restore_diagonal(tree: Tree) -> DiagonalPosterior:
-    return DiagonalPosterior(**_without_kind(tree))
+    return DiagonalPosterior(**{name: value for name, value in tree.items() if name != "kind"})
 
 
 def _dump_gaussian(posterior: LinearGaussianPosterior) -> Tree:
@@ -80,11 +80,13 @@ def _dump_gaussian(posterior: LinearGaussianPosterior) -> Tree:
 
 
 def _restore_gaussian(tree: Tree) -> LinearGaussianPosterior:
-    arguments = _without_kind(tree) | {
-        "gaussian": GaussianPosterior(**tree["gaussian"]),
-        "dtype": tree["dtype"].dtype,
-    }
-    return LinearGaussianPosterior.of(**arguments)
+    return LinearGaussianPosterior.of(
+        gaussian=GaussianPosterior(**tree["gaussian"]),
+        name=tree["name"],
+        dtype=tree["dtype"].dtype,
+        support=tree["support"],
+        hyperparameters=tree["hyperparameters"],
+    )
 
 
 def _dump_mcmc(posterior: MCMCPosterior) -> Tree:
@@ -98,12 +100,18 @@ def _dump_mcmc(posterior: MCMCPosterior) -> Tree:
 
 
 def _restore_mcmc(tree: Tree) -> MCMCPosterior:
-    found = {n: tuple(v) if isinstance(v, list) else v for n, v in tree["diagnostics"].items()}
-    arguments = _without_kind(tree) | {
-        "moments": {name: Moments(*values) for name, values in tree["moments"].items()},
-        "diagnostics": MCMCDiagnostics(**found),
-    }
-    return MCMCPosterior.of(**arguments)
+    found = tree["diagnostics"]
+    return MCMCPosterior.of(
+        draws=tree["draws"],
+        moments={name: Moments(*values) for name, values in tree["moments"].items()},
+        diagnostics=MCMCDiagnostics(
+            r_hat=found["r_hat"],
+            ess=found["ess"],
+            divergences=tuple(found["divergences"]),
+            step_sizes=tuple(found["step_sizes"]),
+        ),
+        support=tree["support"],
+    )
 
 
 def _dump_guide(posterior: GuidePosterior) -> Tree:
@@ -133,10 +141,6 @@ def _restore_guide(tree: Tree, bnn: BayesianNet, guide: MakeGuide | None) -> Gui
         )
     engine = SVI(chosen, init_scale=tree["init_scale"])
     return engine.rebuilt(bnn, Batch(tree["example"]), tree["parameters"], tree["support"])
-
-
-def _without_kind(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in tree.items() if name != "kind"}
 
 
 _DUMPS: tuple[tuple[type, str, Callable[[Any], Tree]], ...] = (

@@ -111,7 +111,10 @@ CASES = {
     "relaxed guide": Case(engines.SVI(guide_of("relaxed"), lr=0.01), lambda: lifted(CHAIN)),
     "map": Case(engines.MAP(), lambda: under(priors.GroupLasso())),
 }
-every_case = pytest.mark.parametrize("name", CASES)
+SLOW = ("auto_structured", "relaxed guide", "horseshoe")
+every_case = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES]
+)
 
 
 class Run:

@@ -240,8 +240,8 @@ class SharedGates:
 
     def state_dict(self) -> dict[str, Any]:
         """Messages and beliefs, see `engines.protocol.Resumable`."""
-        messages = self._messages and [list(sent) for sent in self._messages]
-        return {"messages": messages, "log_odds": dict(self.log_odds)}
+        sent = None if self._messages is None else [list(each) for each in self._messages]
+        return {"messages": sent, "log_odds": dict(self.log_odds)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""

@@ -270,7 +270,7 @@ class TurboVBI:
 
     def _gradients_not_finite(self) -> NumericalError:
         """The error that names the first of them."""
-        named = {f"weight {factor.name!r}": factor.loc for factor in self._factors}
+        named: dict[str, Tensor] = {f"weight {f.name!r}": f.loc for f in self._factors}
         named |= {f"parameter {i}": parameter for i, parameter in enumerate(self._others)}
         for name, parameter in named.items():
             if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):

@@ -90,7 +90,7 @@ def _squeeze_like(y: Tensor, output: Tensor) -> Tensor:
     return y.unsqueeze(-1) if y.dim() == output.dim() - 1 and output.shape[-1] == 1 else y
 
 
-class _SoftCategorical(dist.Categorical):  # type: ignore[misc] # Pyro is not annotated
+class _SoftCategorical(dist.Categorical):
     """A categorical law that can also be asked for the expected log-probability of a soft target.
 
     With the class probabilities t of a teacher that is sum_c t_c ln p_c, the log-likelihood of a
@@ -101,7 +101,7 @@ class _SoftCategorical(dist.Categorical):  # type: ignore[misc] # Pyro is not an
         """Of classes [*batch], or of class probabilities [*batch, C]."""
         if value.is_floating_point():
             return (value * self.logits).sum(-1)  # logits are normalised
-        log_prob: Tensor = super().log_prob(value)
+        log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
         return log_prob
 
 

@@ -136,7 +136,8 @@ class Regularity:
         Returns:
             The regularity of all of them together; all zeros for no layer at all.
         """
-        whole = cls(0, 0, 0, 0, 0, *(BlockCount(0, 0, 0) for _ in range(3)), 0)
+        none = BlockCount(0, 0, 0)
+        whole = cls(0, 0, 0, 0, 0, none, none, none, 0)
         for part in parts:
             whole = cls(
                 rows=whole.rows + part.rows,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.distributions import SupportDistribution
-from pyro_turbovbi.engines.turbo.module_a import mixed_precision, structured
+from pyro_turbovbi.engines.turbo.module_a import structured
 from pyro_turbovbi.engines.turbo.reduction import Reduction
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.site import Place, ThreeLayerSite
@@ -196,8 +196,7 @@ class GatedSpikeSlab(ThreeLayerSite):
         opened = log_odds.sigmoid()
         inside = (self.messages.extrinsic + evidence.llr).sigmoid()
         self.probs = opened * inside
-        least = self.reduction and self.reduction.precision
-        behind_open = mixed_precision(second_moment, inside, self.components, least)
+        behind_open = self._mixed(second_moment, inside)
         behind_closed = expected_precision(second_moment, *self.closed)
         if self.closing is not None:
             behind_closed = torch.maximum(behind_closed, self.closing.precision)

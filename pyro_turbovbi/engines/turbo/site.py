@@ -225,6 +225,11 @@ class ThreeLayerSite(SiteState):
         for reduction, law in self._reductions():
             reduction.decide(loc, scale, self.precision, law, llr, self._reach)
 
+    def _mixed(self, second_moment: Tensor, probs: Tensor) -> Tensor:
+        """E[rho] where the weight is active with the given probabilities."""
+        least = None if self.reduction is None else self.reduction.precision
+        return mixed_precision(second_moment, probs, self.components, least)
+
     def _reductions(self) -> Iterator[tuple[Reduction, GammaParameters]]:
         """What model reduction decides on, with the law that each one reduces to."""
         if self.reduction is not None:
@@ -382,8 +387,7 @@ class SpikeSlab(ThreeLayerSite):
         self.probs = log_odds.sigmoid()
         precision = evidence.precision
         if precision is None:
-            least = self.reduction and self.reduction.precision
-            precision = mixed_precision(second_moment, self.probs, self.components, least)
+            precision = self._mixed(second_moment, self.probs)
         value = evidence.base + softplus(log_odds).sum()
         self._continue_from(value, precision, second_moment)
 

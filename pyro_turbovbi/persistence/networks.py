@@ -26,7 +26,7 @@ from pyro_turbovbi.lift import BayesianNet, weight_matrices
 from pyro_turbovbi.likelihoods import Likelihood
 from pyro_turbovbi.persistence.trees import Tree
 from pyro_turbovbi.priors.base import Prior
-from pyro_turbovbi.priors.selection import as_selection
+from pyro_turbovbi.priors.selection import BySite, as_selection
 from pyro_turbovbi.priors.spec import from_spec, to_spec
 from pyro_turbovbi.specs.families import settings_of
 
@@ -197,7 +197,7 @@ def _dump_prior(prior: Any) -> Tree:
     return spec
 
 
-def _unknown(prior: Prior) -> UnsupportedError:
+def _unknown(prior: Prior | BySite) -> UnsupportedError:
     return UnsupportedError(
         "the prior cannot be stored",
         given=prior,

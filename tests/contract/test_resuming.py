@@ -58,7 +58,12 @@ OFTEN = {"messages_every": 3, "refresh_every": 2}
 NOW = engines.SpikeAnnealing(start=1.0)
 LEARNING = engines.Turbo(learn_hyper=True, annealing=NOW, **OFTEN)  # type: ignore[arg-type]
 # Units leave and change places within a few steps: the means of most weights start at zero.
-RESTRUCTURING: dict[str, Any] = {"annealing": NOW, "lr": 0.05, **OFTEN}
+RESTRUCTURING: dict[str, Any] = {
+    "annealing": NOW,
+    "lr": 0.05,
+    "kl_weight": 1.0,
+    **OFTEN,
+}
 
 
 def sparse() -> ptv.BayesianNet:

@@ -317,7 +317,7 @@ def test_fits_of_one_call_are_like_with_like() -> None:
         SAME,
         SUMMED_OUT,
         _models("priors", "learned hyper-parameters"),
-        "where the KL weight is not 1, not the ELBO was maximised (0.2: cold)",
+        "where the KL weight is not 1, not the ELBO was maximised (0.1: cold)",
     )
     longer = ptv.fit(bnn, (x, y), engine=svi, epochs=2, seed=3, progress=False)
     footnotes = compare({"svi": fits["svi"], "longer": longer}, (x, y)).footnotes

@@ -241,6 +241,7 @@ class ThreeLayerSite(SiteState):
             "components": [list(gamma) for gamma in self.components],
             "final": [list(gamma) for gamma in self._final],
             "learning": self._learning,
+            "deciding": [self._share, self._deciding, self._reach],
             "probs": self.probs,
             "precision": self.precision,
             "offset": self._offset,
@@ -257,6 +258,7 @@ class ThreeLayerSite(SiteState):
             for name in ("components", "final")
         )
         self._factor.components, self._learning = self.components, saved["learning"]
+        self._share, self._deciding, self._reach = saved["deciding"]
         self.probs, self.precision, self._offset, self._tangent = (
             saved[name].to(device, copy=True)
             for name in ("probs", "precision", "offset", "tangent")

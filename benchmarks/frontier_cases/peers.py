@@ -140,25 +140,46 @@ class TorchPruning:
         return Trained.of(net, masks)
 
     def masks(self, net: nn.Module, example: Tensor) -> dict[str, Tensor]:
-        """Masks of the units that stay, by bisection of the package's ratio."""
+        """Masks of the units that stay."""
         budget = self.share * sum(p.numel() for p in net.parameters())
-        low, high = 0.0, 1.0
-        best = structured_masks(net, example, high, self.norm)
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            masks = structured_masks(net, example, middle, self.norm)
-            if parameters_left(net, masks) <= budget:
-                best, high = masks, middle
-            else:
-                low = middle
-        return best
+        return masks_within(budget, net, example, self.norm)
 
     def described(self) -> dict[str, Any]:
         """See `Method.described`."""
         return {"method": self.package, **asdict(self)}
 
 
-def structured_masks(net: nn.Module, example: Tensor, ratio: float, norm: int) -> dict[str, Tensor]:
+def masks_within(
+    budget: float, net: nn.Module, example: Tensor, norm: int, *, together: bool = True
+) -> dict[str, Tensor]:
+    """Masks of the units that stay, by bisection of the package's ratio.
+
+    Args:
+        budget: How many parameters may be left.
+        net: The network; it is not touched.
+        example: A batch of inputs.
+        norm: See `structured_masks`.
+        together: See `structured_masks`.
+    """
+
+    def masks_at(ratio: float) -> dict[str, Tensor]:
+        return structured_masks(net, example, ratio, norm, together=together)
+
+    low, high = 0.0, 1.0
+    best = masks_at(high)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        masks = masks_at(middle)
+        if parameters_left(net, masks) <= budget:
+            best, high = masks, middle
+        else:
+            low = middle
+    return best
+
+
+def structured_masks(
+    net: nn.Module, example: Tensor, ratio: float, norm: int, *, together: bool = True
+) -> dict[str, Tensor]:
     """Masks of what `torch-pruning` would leave of the weights; the network is not touched.
 
     Args:
@@ -166,6 +187,7 @@ def structured_masks(net: nn.Module, example: Tensor, ratio: float, norm: int) -
         example: A batch of inputs.
         ratio: Share of the units that go, over all layers but the last.
         norm: Norm that ranks them.
+        together: Whether they are ranked over all layers, or go in equal shares from each.
     """
     import torch_pruning
 
@@ -174,7 +196,7 @@ def structured_masks(net: nn.Module, example: Tensor, ratio: float, norm: int) -
         example,
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=norm),
         pruning_ratio=ratio,
-        global_pruning=True,
+        global_pruning=together,
         ignored_layers=list(net.children())[-1:],
     )
     masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights_of(net).items()}

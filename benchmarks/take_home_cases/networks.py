@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,23 +14,25 @@ from torch import nn
 
 from benchmarks.frontier_cases import cases
 from benchmarks.frontier_cases.cases import CASES
-from benchmarks.frontier_cases.measure import VERIFIED, cut
+from benchmarks.frontier_cases.measure import QUANTISED_ON, VERIFIED, cut
 from benchmarks.frontier_cases.methods import (
     DENSE,
     TORCH_PRUNING,
     ablations_of,
     methods_of,
 )
-from benchmarks.frontier_cases.peers import TorchPruning
+from benchmarks.frontier_cases.peers import masks_within
 from benchmarks.frontier_cases.recipes import FULL
 from benchmarks.frontier_cases.runs import Run, kept
 from benchmarks.frontier_cases.training import Task, cross_entropy, optimise, weights_of
 from pyro_turbovbi.compression import Compressed, compress, load
+from pyro_turbovbi.compression.quantisation import loss_on
 from pyro_turbovbi.data import TensorPair
 from pyro_turbovbi.training import start_digest
 
-#: Epochs of fine-tuning, and their first learning rate, of what is pruned here.
-EPOCHS, LR = 5, 1e-3
+#: Of what is pruned here: the norm that ranks units, epochs of fine-tuning, first learning rate.
+NORM, EPOCHS, LR = 2, 5, 1e-3
+SEEDS = (0, 1, 2)
 #: An ablation that is a method of its own: for those who do not want to train teachers.
 WITHOUT_TEACHERS = "without teachers"
 
@@ -126,8 +128,9 @@ class Start:
 class Pruned:
     """A dense network that `torch-pruning` cuts here to as many parameters as another one has.
 
-    Whole units go at once, ranked as `TorchPruning` does; the network is cut, and what is left is
-    trained for a few epochs. It is kept beside the frontier's networks.
+    Whole units go at once, by the norm of their weights: either ranked over all layers, which may
+    leave a layer almost nothing, or in equal shares from each, whichever fits better before further
+    training. What is left is trained for a few epochs, and kept beside the frontier's networks.
 
     Attributes:
         dense: What it starts from.
@@ -156,7 +159,7 @@ class Pruned:
     def recipe(self) -> dict[str, Any]:
         """See `Kept.recipe`."""
         runs = {"dense": self.dense.recipe(), "like": self.like.recipe()}
-        return {**runs, "epochs": EPOCHS, "lr": LR}
+        return {**runs, "norm": NORM, "epochs": EPOCHS, "lr": LR}
 
     def compressed(self) -> Compressed | None:
         """See `Kept.compressed`."""
@@ -167,7 +170,7 @@ class Pruned:
         path = self._path(dense, like.report.parameters)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _all_of(self._pruned(dense, like.report.parameters, train), train).save(path)
+            _all_of(self._tuned(dense, like.report.parameters, train), train).save(path)
         return _all_of(load(path), train)
 
     def advice(self) -> str:
@@ -180,11 +183,10 @@ class Pruned:
         name = f"{digest}-{parameters}_parameters-{EPOCHS}_epochs-{self.seed}.ptv"
         return cases.CACHE / "take_home" / self.case / name
 
-    def _pruned(self, dense: nn.Module, parameters: int, train: TensorPair) -> nn.Module:
+    def _tuned(self, dense: nn.Module, parameters: int, train: TensorPair) -> nn.Module:
         net = copy.deepcopy(dense).requires_grad_(True)
-        share = parameters / sum(p.numel() for p in net.parameters())
-        masks = TorchPruning(share).masks(net, train.x[:2])
-        small = compress(net, masks, train.x[:VERIFIED], measure_latency=False).module
+        loss = loss_on(train.x[:QUANTISED_ON], train.y[:QUANTISED_ON], None)
+        small = min((_pruned(net, parameters, train, how) for how in (True, False)), key=loss)
         batch, device = CASES[self.case].batch, torch.device("cpu")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -201,8 +203,8 @@ def usual(case: str, seed: int, epochs: int | None = None) -> Iterator[Network]:
     """The networks that are measured if nothing else is asked for: dense, ours, pruned.
 
     Where the frontier does not keep its dense network, the common start stands for it; where it
-    keeps none of torch-pruning, a dense one is pruned here, to the size of our full method's, or
-    of the first of ours that is kept.
+    keeps none of torch-pruning, a dense one is pruned here, to the size of our full method's, or of
+    that of ours that is kept of the most seeds.
 
     Args:
         case: Name of the case.
@@ -222,7 +224,7 @@ def usual(case: str, seed: int, epochs: int | None = None) -> Iterator[Network]:
     yield from ours
     yield from pruned
     if not any(map(_is_kept, pruned)):
-        yield Pruned(start, next(filter(_is_kept, (full, *ours)), full))
+        yield Pruned(start, max(full, *ours, key=_kept_seeds))
 
 
 def every(case: str, seed: int) -> Iterator[Network]:
@@ -255,6 +257,16 @@ def _is_pruned(method: str) -> bool:
 
 def _is_kept(network: Kept) -> bool:
     return network.run.cache.exists()
+
+
+def _kept_seeds(network: Kept) -> int:
+    return sum(_is_kept(Kept(replace(network.run, seed=seed))) for seed in SEEDS)
+
+
+def _pruned(net: nn.Module, parameters: int, train: TensorPair, together: bool) -> nn.Module:
+    """The smaller network that is left of a dense one, its weights as they were."""
+    masks = masks_within(parameters, net, train.x[:2], NORM, together=together)
+    return compress(net, masks, train.x[:VERIFIED], measure_latency=False).module
 
 
 def _all_of(net: nn.Module, train: TensorPair) -> Compressed:

@@ -7,6 +7,7 @@ neighbours, and every speed-up over it too large.
 
 from __future__ import annotations
 
+import random
 import statistics
 import tempfile
 import time
@@ -103,11 +104,14 @@ def speed_of(small: Compressed, dense: Mapping[str, nn.Module], inputs: Tensor) 
 def medians(nets: Mapping[str, nn.Module], batch: Tensor) -> dict[str, float]:
     """Median seconds of a batch through networks that take turns.
 
+    Each round has an order of its own: what a network finds in the caches, the one before has left.
+
     Args:
         nets: Networks in evaluation mode, by name.
         batch: Their inputs.
     """
     times: dict[str, list[float]] = {name: [] for name in nets}
+    order, generator = list(nets), random.Random(0)
     with torch.inference_mode():
         for net in nets.values():
             net(batch)
@@ -115,8 +119,9 @@ def medians(nets: Mapping[str, nn.Module], batch: Tensor) -> dict[str, float]:
         for done in range(MOST_ROUNDS):
             if done >= LEAST_ROUNDS and time.thread_time() > end:
                 break
-            for name, net in nets.items():
+            generator.shuffle(order)
+            for name in order:
                 start = time.thread_time()
-                net(batch)
+                nets[name](batch)
                 times[name].append(time.thread_time() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_turbovbi.compression.batch_statistics import batch_norms, with_statistics_of
 from pyro_turbovbi.errors import InvalidDataError
 from pyro_turbovbi.lift import BayesianNet
-from pyro_turbovbi.likelihoods import Categorical, Likelihood
+from pyro_turbovbi.likelihoods import Likelihood
 
 #: Names of candidates; the others are "epoch 1", "epoch 2", ...
 CUT, STATISTICS, NOISE = "cut", "batch statistics", "noise"
@@ -28,7 +27,7 @@ class Points:
     Attributes:
         x: Inputs, shape [points, ...].
         y: Targets, shape [points, ...].
-        soft: Means of the targets under another model, shape [points, ...].
+        soft: Class probabilities in the place of targets, shape [points, ...] of the outputs.
         transform: Changes the inputs of a batch at random, in training alone.
     """
 
@@ -120,7 +119,7 @@ class Objective:
         loss = (1.0 - self.distil) * nll(bnn.likelihood, output, batch.y).mean()
         if self.distil:
             assert batch.soft is not None
-            loss = loss + self.distil * cross_entropy(bnn.likelihood, output, batch.soft).mean()
+            loss = loss + self.distil * nll(bnn.likelihood, output, batch.soft).mean()
         for name, weight in self.pulls.items():
             distance = bnn.net.get_parameter(name) - self.start[name]
             loss = loss + (weight * distance.square()).sum()
@@ -133,18 +132,9 @@ def device_of(bnn: BayesianNet) -> torch.device:
 
 
 def nll(likelihood: Likelihood, output: Tensor, y: Tensor) -> Tensor:
-    """Negative log-likelihood in nats, shape [points]."""
+    """Negative log-likelihood in nats, shape [points]; under soft targets the expected one."""
     log_prob: Tensor = likelihood.distribution(output).log_prob(likelihood.prepare(y, output))
     return -log_prob
-
-
-def cross_entropy(likelihood: Likelihood, output: Tensor, soft: Tensor) -> Tensor:
-    """Expected negative log-likelihood of classes under soft targets, in nats, shape [points]."""
-    if isinstance(likelihood, Categorical):
-        terms = -soft * output.log_softmax(-1)
-    else:
-        terms = F.binary_cross_entropy_with_logits(output, soft, reduction="none")
-    return terms.flatten(1).sum(1)
 
 
 @torch.no_grad()

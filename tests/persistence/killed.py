@@ -185,7 +185,7 @@ def main(place: Path, kind: str, count: int) -> None:
         trials = [lambda d, o: killed_at_random(d, o, 1.5 * seconds, source)] * count
         trials += [
             lambda d, o, at=at: killed_in_a_step(d, o, at)  # type: ignore[misc]
-            for at in sorted(source.sample(range(1, STEPS), 2))
+            for at in source.sample(range(1, STEPS), min(count, 5))
         ]
     else:
         trials = [

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import data, engines, likelihoods, priors, supports
+from pyro_turbovbi.compression import FineTune
 from pyro_turbovbi.engines.protocol import AnyEngine
 from pyro_turbovbi.kernels import ChainLaw, backends, chain_posterior, grid_posterior
 
@@ -303,6 +304,20 @@ def rounding(device: torch.device) -> Figures:
     return {"bytes": [small.report.bytes, rounded.report.bytes]}
 
 
+def fine_tuning(device: torch.device) -> Figures:
+    """Further training of a cut network, on the device and never worse."""
+    splits = data.digits(seed=0)
+    fit = _fit(CASES["mlp, chain"], splits.train, device)
+    how = FineTune(epochs=10, pull=0.01, distil=0.5)
+    small = fit.compress(splits.train, fine_tune=how, validation=splits.validation)
+    record = small.report.fine_tuning
+    assert record is not None
+    require(record.loss_after <= record.loss_before, f"it got worse: {record.losses}")
+    parameters = small.module.parameters()
+    require({p.device.type for p in parameters} == {device.type}, "weights left the device")
+    return {"validation_nll": [record.loss_before, record.loss_after], "best": record.best}
+
+
 def views(device: torch.device) -> Figures:
     """Random views of images, drawn on the device."""
     x = torch.randn(512, 3, 32, 32, device=device)
@@ -344,6 +359,7 @@ CHECKS: dict[str, Callable[[torch.device], Figures]] = {
     **{name: functools.partial(training, case) for name, case in CASES.items()},
     "exact weights": exact_weights,
     "rounding": rounding,
+    "fine-tuning": fine_tuning,
 }
 
 

@@ -1,7 +1,7 @@
 """What a user takes home: the file, what is read back from it, and how fast it is.
 
     python benchmarks/take_home.py                        all networks that the frontier keeps
-    python benchmarks/take_home.py --case lenet_5 --method "without teachers" --seed 0
+    python benchmarks/take_home.py --case lenet_5 --method "ours, gates + order" --seed 0
     python benchmarks/take_home.py --again                measure all of them in one run
     python benchmarks/take_home.py --tables               tables of what was measured, nothing else
 

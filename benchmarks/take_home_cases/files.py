@@ -66,9 +66,9 @@ def files_of(
 def forms_of(small: Compressed, train: TensorPair) -> Iterator[Form]:
     """The forms that a network can be written in.
 
-    Exact; rounded within each tolerance; rounded within the first, with standard deviations, if
-    there are any; 8-bit integers by torchao, if it is installed. A network in which nothing is left
-    that could be rounded has no rounded form.
+    Exact; rounded within each tolerance, and within the first with standard deviations; without
+    these rounded within the first alone; 8-bit integers by torchao, if it is installed. A network
+    in which nothing is left that could be rounded has no rounded form.
 
     Args:
         small: The cut network.
@@ -76,7 +76,7 @@ def forms_of(small: Compressed, train: TensorPair) -> Iterator[Form]:
     """
     yield Form(PLAIN, small.save, load)
     points = (train.x[:QUANTISED_ON], train.y[:QUANTISED_ON])
-    for tolerance in TOLERANCES:
+    for tolerance in TOLERANCES if small.scales else TOLERANCES[:1]:
         try:
             rounded = small.quantise(points, tolerance=tolerance)
         except VerificationError:

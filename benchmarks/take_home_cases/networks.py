@@ -33,8 +33,6 @@ from pyro_turbovbi.training import start_digest
 #: Of what is pruned here: the norm that ranks units, epochs of fine-tuning, first learning rate.
 NORM, EPOCHS, LR = 2, 5, 1e-3
 SEEDS = (0, 1, 2)
-#: An ablation that is a method of its own: for those who do not want to train teachers.
-WITHOUT_TEACHERS = "without teachers"
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def usual(case: str, seed: int, epochs: int | None = None) -> Iterator[Network]:
     Yields:
         The networks, whether they are there or not.
     """
-    names = [*filter(_is_ours, methods_of(case)), WITHOUT_TEACHERS]
+    names = filter(_is_ours, methods_of(case))
     dense, full, *ours = [Kept(Run(case, n, seed, epochs=epochs)) for n in (DENSE, FULL, *names)]
     pruned = [Kept(Run(case, n, seed, epochs=epochs)) for n in methods_of(case) if _is_pruned(n)]
     start = dense if _is_kept(dense) else Start(case, seed)
@@ -228,7 +226,7 @@ def usual(case: str, seed: int, epochs: int | None = None) -> Iterator[Network]:
 
 
 def every(case: str, seed: int) -> Iterator[Network]:
-    """All networks of a seed that there can be: those of `usual`, of whatever is kept, first.
+    """All networks of a seed that tables show: those of `usual`, whatever is kept, and more.
 
     Args:
         case: Name of the case.
@@ -238,7 +236,6 @@ def every(case: str, seed: int) -> Iterator[Network]:
         The networks, whether they are there or not.
     """
     kept_ones = {name: Kept(Run(case, name, seed)) for name in methods_of(case)}
-    kept_ones |= {name: Kept(Run(case, name, seed)) for name in ablations_of(case)}
     ours = [network for name, network in kept_ones.items() if _is_ours(name)]
     starts: list[Kept | Start] = [kept_ones.pop(DENSE), Start(case, seed)]
     yield from starts
@@ -248,7 +245,7 @@ def every(case: str, seed: int) -> Iterator[Network]:
 
 
 def _is_ours(method: str) -> bool:
-    return method.startswith(FULL) or method == WITHOUT_TEACHERS
+    return method.startswith(FULL)
 
 
 def _is_pruned(method: str) -> bool:

@@ -25,7 +25,7 @@ from pyro_turbovbi.compression.export import write_onnx
 #: Sizes of the batches.
 BATCHES = (1, 256)
 #: Turns end after so many rounds, or after so many seconds once the least number is done.
-MOST_ROUNDS, LEAST_ROUNDS, SECONDS = 200, 10, 1.5
+MOST_ROUNDS, LEAST_ROUNDS, SECONDS = 200, 7, 0.75
 
 TORCH, ACCELERATED, ONNXRUNTIME = "torch", "torch, accelerated", "onnxruntime"
 DENSE = "dense, "

@@ -46,7 +46,7 @@ def test_networks_that_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         trained(tiny.NAME, method, 0)
     main(monkeypatch, "--method", DENSE, MAGNITUDE, "--seed", "0")
     files, times = (written(folder, name) for name in ("take_home", "take_home_speed"))
-    forms = [PLAIN, *map(rounded_within, TOLERANCES)]
+    forms = [PLAIN, rounded_within(TOLERANCES[0])]
     assert [(row["method"], row["form"]) for row in files["rows"]] == [
         (method, form) for method in (DENSE, MAGNITUDE) for form in forms
     ]

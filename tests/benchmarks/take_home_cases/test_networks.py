@@ -18,6 +18,7 @@ from pyro_turbovbi.compression import masked
 from tests.benchmarks.frontier_cases import tiny
 
 MAGNITUDE, PRUNED = "magnitude, 20 %", "torch-pruning, 50 %"
+OURS = f"{FULL}, small"
 
 
 @pytest.fixture(autouse=True)
@@ -68,17 +69,17 @@ def test_the_start_is_the_network_before_any_method() -> None:
 def test_the_usual_networks() -> None:
     dense, start, *others, last = usual(tiny.NAME, 2)
     assert (dense, start) == (run(DENSE, 2), Start(tiny.NAME, 2))
-    assert {FULL, "without teachers", PRUNED} <= {network.method for network in others}
+    assert {FULL, OURS, PRUNED} <= {network.method for network in others}
     assert not any(network.method.startswith(("magnitude", "sparse VD")) for network in others)
     assert last == Pruned(start, run(FULL, 2))
 
 
 def test_what_is_kept_decides_what_is_pruned_here() -> None:
-    put_there(run("without teachers"))
-    assert list(usual(tiny.NAME, 0))[-1] == Pruned(Start(tiny.NAME, 0), run("without teachers"))
+    put_there(run(OURS))
+    assert list(usual(tiny.NAME, 0))[-1] == Pruned(Start(tiny.NAME, 0), run(OURS))
     put_there(run(DENSE))
     assert Start(tiny.NAME, 0) not in usual(tiny.NAME, 0)
-    assert list(usual(tiny.NAME, 0))[-1] == Pruned(run(DENSE), run("without teachers"))
+    assert list(usual(tiny.NAME, 0))[-1] == Pruned(run(DENSE), run(OURS))
     put_there(run(FULL))
     assert list(usual(tiny.NAME, 0))[-1] == Pruned(run(DENSE), run(FULL))
     put_there(run(PRUNED))
@@ -88,8 +89,8 @@ def test_what_is_kept_decides_what_is_pruned_here() -> None:
 def test_every_network_can_be_in_the_tables() -> None:
     networks_of_a_seed = list(every(tiny.NAME, 1))
     assert len(set(networks_of_a_seed)) == len(networks_of_a_seed)
-    put_there(run("without teachers", 1))
-    for there in (*usual(tiny.NAME, 1), run(MAGNITUDE, 1), run("mean field", 1)):
+    put_there(run(OURS, 1))
+    for there in (*usual(tiny.NAME, 1), run(MAGNITUDE, 1), run("mean field, from active", 1)):
         assert there in networks_of_a_seed
 
 

@@ -1,4 +1,4 @@
-"""Faster kernels for the zeros that are left in a cut network, chosen by measured time."""
+"""A faster way to compute a cut network, chosen by measured time: layout of images, kernels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from pyro_turbovbi.compression.kernel_choice import DENSE, KernelChoice, Timer, beats, choose
 from pyro_turbovbi.compression.layers import InputSelect
 from pyro_turbovbi.compression.measure import timings_of
+from pyro_turbovbi.compression.memory_layout import (
+    CHANNELS_LAST,
+    CONTIGUOUS,
+    ChannelsLast,
+    channels_last,
+    has_images,
+)
 from pyro_turbovbi.compression.verification import BATCH, check_inputs, verify
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 
@@ -29,6 +36,7 @@ class Acceleration:
         latency_ordinary: The same of the network with its ordinary layers; the two took turns.
         max_error: Largest deviation between the two in double precision, relative to the largest
             output.
+        layout: How images lie in memory: `"contiguous"` or `"channels last"`.
     """
 
     layers: Mapping[str, KernelChoice]
@@ -36,6 +44,7 @@ class Acceleration:
     latency: float
     latency_ordinary: float
     max_error: float
+    layout: str = CONTIGUOUS
 
     def to_dict(self) -> dict[str, object]:
         """All fields, ready for JSON."""
@@ -47,17 +56,19 @@ class Acceleration:
             f"kernels for batches of {self.batch_size}: {self.latency_ordinary * 1e3:.3f} ms with "
             f"ordinary layers, {self.latency * 1e3:.3f} ms with these"
         ]
+        if self.layout != CONTIGUOUS:
+            lines.append(f"  images: {self.layout}")
         return "\n".join(lines + [f"  {name}: {how}" for name, how in self.layers.items()])
 
 
 @dataclass(frozen=True, eq=False)
 class Accelerated:
-    """A network whose linear layers use the kernels that were measured to be fastest.
+    """A network that is computed in the way that was measured to be fastest.
 
     Attributes:
         module: The network, in evaluation mode, for inference. It cannot be saved by `save` or
             trained: keep the one that it was made of.
-        report: Which kernels, and how much faster.
+        report: Which layout and kernels, and how much faster.
     """
 
     module: nn.Module
@@ -71,10 +82,12 @@ class Accelerated:
 def accelerate(
     module: nn.Module, inputs: Tensor, *, batch_size: int = BATCH, timer: Timer = timings_of
 ) -> Accelerated:
-    """Chooses the fastest kernel for every linear layer of a network that has zeros left.
+    """Chooses the fastest layout of images, and kernel for every linear layer that has zeros left.
 
-    The layers are taken in the order in which they are registered, and each is timed on what it is
-    given inside the network, with the layers before it already replaced. A layer stays an
+    Networks for images are first tried with all channels of a pixel together in memory.
+
+    The linear layers are taken in the order in which they are registered, and each is timed on what
+    it is given inside the network, with the layers before it already replaced. A layer stays an
     `nn.Linear` unless another kernel is clearly faster (see `kernel_choice.choose`); also if it has
     hooks, the network's own code needs one, or the network as a whole would not be faster. All
     other layers stay as they are.
@@ -99,21 +112,41 @@ def accelerate(
     ordinary = copy.deepcopy(module).eval()
     inputs = inputs.to(_device_of(ordinary))
     batch = _batch(inputs, batch_size)
-    # In a container, so that a network that is a linear layer itself is replaced like any other.
-    holder = nn.Sequential(copy.deepcopy(ordinary))
-    problem = _problem(holder, batch)
+    problem = _problem(ordinary, batch)
     if problem is not None:
         raise ShapeError(
             f"the network cannot be applied to the inputs: {problem}",
             given=f"shape {tuple(batch.shape)}, {batch.dtype}",
             accepted="inputs of the shape and type that the network takes",
         )
+    laid_out = _laid_out(ordinary, batch, timer)
+    images, inner = (
+        (batch, copy.deepcopy(ordinary))
+        if laid_out is None
+        else (channels_last(batch), laid_out.net)
+    )
+    # In a container, so that a network that is a linear layer itself is replaced like any other.
+    holder = nn.Sequential(inner)
     layers = {
-        name: _replaced(holder, layer, batch, timer)
-        for name, layer in list(holder[0].named_modules())
+        name: _replaced(holder, layer, images, timer)
+        for name, layer in list(inner.named_modules())
         if type(layer) is nn.Linear
     }
-    return _checked(ordinary, holder[0], layers, inputs, batch, timer)
+    if laid_out is None:
+        return _checked(ordinary, holder[0], layers, inputs, batch, timer)
+    laid_out.net = holder[0]
+    return _checked(ordinary, laid_out, layers, inputs, batch, timer)
+
+
+def _laid_out(net: nn.Module, batch: Tensor, timer: Timer) -> ChannelsLast | None:
+    """The network with the channels of a pixel together, if it is clearly faster that way."""
+    if not has_images(net, batch):
+        return None
+    candidate = ChannelsLast(net)
+    if _problem(candidate, batch) is not None:  # code that asks for the other layout (`view`)
+        return None
+    contiguous, other = timer([net, candidate], batch)
+    return candidate if beats(other, contiguous) else None
 
 
 def _checked(
@@ -132,7 +165,8 @@ def _checked(
         reason = "the network as a whole would not be faster"
         layers = {name: how.rejected(reason) for name, how in layers.items()}
         fast, after, error = ordinary, before, 0.0
-    report = Acceleration(layers, len(batch), median(after), median(before), error)
+    layout = CHANNELS_LAST if isinstance(fast, ChannelsLast) else CONTIGUOUS
+    report = Acceleration(layers, len(batch), median(after), median(before), error, layout)
     return Accelerated(fast, report)
 
 

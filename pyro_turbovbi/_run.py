@@ -171,9 +171,12 @@ class Run:
         Raises:
             UnsupportedError: If something in it cannot be stored.
         """
-        return snapshot(
+        return {"history": self.history.plain(), **self._saved_but_history()}
+
+    def _saved_but_history(self) -> dict[str, Tree]:
+        """As `saved`, at a cost that does not grow with the epochs that are done."""
+        saved: dict[str, Tree] = snapshot(
             {
-                "history": self.history.plain(),
                 "position": asdict(self._position),
                 "seconds": self._seconds(),
                 "epoch_start": self._epoch_start,
@@ -184,10 +187,14 @@ class Run:
                 "engine": self.state.state_dict(),
             }
         )
+        return saved
 
     def load(self, saved: Tree) -> None:
         """Go back, or on, to what `saved` gave."""
         self.history = History.of_plain(saved["history"])
+        self._load_but_history(saved)
+
+    def _load_but_history(self, saved: Tree) -> None:
         self._position = Position(**saved["position"])
         self.started = time.perf_counter() - saved["seconds"]
         self._cautious = saved["cautious"]
@@ -242,10 +249,10 @@ class Run:
 
     def _last_good(self) -> Tree:
         """The present state, where it can be taken up again and there is still a second try."""
+        if not isinstance(self.state, Resumable):
+            return None
         try:
-            return (
-                self.saved() if isinstance(self.state, Resumable) and not self._cautious else None
-            )
+            return None if self._cautious else self._saved_but_history()
         except UnsupportedError:
             return None
 
@@ -253,7 +260,7 @@ class Run:
         """Restore the last good state and lower the learning rates; False if there is no way."""
         if self._good is None or self._cautious:
             return False
-        self.load(self._good)
+        self._load_but_history(self._good)  # a good state is one of the running epoch
         self._cautious = True
         lowered: bool = self.state.scale_lr(CAUTION)
         return lowered

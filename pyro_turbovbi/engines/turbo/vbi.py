@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi.engines._optimizers import load_optimizer, optimizer_state, scale_rates
 from pyro_turbovbi.engines.turbo.settings import LR, TurboSettings
-from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates
+from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates, put_blame
 from pyro_turbovbi.engines.turbo.site import SiteState, ThreeLayerSite, make_site
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
 from pyro_turbovbi.families.factors import INIT_SCALE, NormalFactor, ThreeLayerFactor
@@ -131,6 +131,8 @@ class TurboVBI:
         self.sites = {f.name: self._make_site(f) for f in self._factors}
         factors = self.guide.gate_factors
         self.gates = SharedGates(factors, self.settings) if factors else None
+        if self.gates is not None:
+            put_blame(s for s in self.sites.values() if isinstance(s, GatedSpikeSlab))
         self._others = self._other_parameters(*args, **kwargs)
         self._optimizer = self._make_optimizer()
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import pyro
 import pyro.poutine as poutine
 import pytest
 import torch
@@ -14,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pyro_turbovbi as ptv
-from pyro_turbovbi import engines, priors
 from tests.gallery.loading import load
 
 

@@ -103,7 +103,11 @@ class Reduced(NamedTuple):
 
 @torch.no_grad()
 def reduced(
-    loc: Weightlike, scale: Weightlike, precision: Weightlike, law: GammaParameters
+    loc: Weightlike,
+    scale: Weightlike,
+    precision: Weightlike,
+    law: GammaParameters,
+    blame: float = 1.0,
 ) -> Reduced:
     """Evidence of a law on the precision at its own best q(w), against that at the present one.
 
@@ -112,10 +116,11 @@ def reduced(
         scale: sigma.
         precision: E[rho] under which q(w) has been trained.
         law: Gamma law of the precisions of the state to reduce to.
+        blame: Share of the loss of likelihood that is put down to this weight, in [0, 1].
     """
     variance = scale.square()
-    slope = loc / variance
-    curvature = (variance.reciprocal() - precision).clamp_min_(0.0)
+    slope = blame * loc / variance
+    curvature = blame * (variance.reciprocal() - precision).clamp_min_(0.0)
 
     def free(mean: Tensor, var: Tensor) -> Tensor:
         moment = mean.square() + var
@@ -157,6 +162,7 @@ class Reduction:
         law: GammaParameters,
         llr: Tensor,
         reach: float,
+        blame: float = 1.0,
     ) -> None:
         """Decide anew wherever q(w) is informed by the data and zero is within reach.
 
@@ -168,8 +174,9 @@ class Reduction:
             llr: Module A's own log-likelihood ratio, active against inactive.
             reach: How far a mean can still go in the rest of the training: a weight that cannot get
                 to zero any more would be cut while the others rely on it.
+            blame: Share of the loss of likelihood that is put down to this weight.
         """
-        found = reduced(loc, scale, precision, law)
+        found = reduced(loc, scale, precision, law, blame)
         informed = (precision * scale.square() < INFORMED) & (loc.abs() < reach)
         settled = llr < 0.0
         self.change = torch.where(informed, found.change, self.change).masked_fill_(settled, 0.0)

@@ -65,6 +65,8 @@ class GatedSpikeSlab(ThreeLayerSite):
     Attributes:
         closed: Law of precisions behind closed gates at present.
         closing: What model reduction has decided of weights behind them; None where it is off.
+        blame: Share of the loss of likelihood behind a closed gate that the weight stands for, see
+            `put_blame`.
         gates: The gates on both sides of the weight.
         support: Its own support prior.
         messages: h and x of the elements that take part in the training.
@@ -77,6 +79,7 @@ class GatedSpikeSlab(ThreeLayerSite):
         assert site.gates is not None
         _check_settings(site, settings)
         self.gates = site.gates
+        self.blame = 1.0
         self.support: SupportDistribution = site.prior.support.distribution(site.shape)
         self.view = site.gates.view(site.shape)
         log_odds = float(self.support.prior_log_odds)
@@ -175,10 +178,10 @@ class GatedSpikeSlab(ThreeLayerSite):
         self._decide(second_moment)
         self._accept(evidence, second_moment)
 
-    def _reductions(self) -> Iterator[tuple[Reduction, GammaParameters]]:
+    def _reductions(self) -> Iterator[tuple[Reduction, GammaParameters, float]]:
         yield from super()._reductions()
         if self.closing is not None:
-            yield self.closing, self.closed
+            yield self.closing, self.closed, self.blame
 
     def solve(self, llr: Tensor) -> RowPosterior:
         """Posterior of the site's own support, in the view of rows, columns and elements."""
@@ -304,6 +307,24 @@ class SharedGates:
         return GatedWeight(whole.llr, whole.closed, rows, columns, site.solve)
 
 
+def put_blame(sites: Iterable[GatedSpikeSlab]) -> None:
+    """Divide the loss of likelihood of a closed unit among the weights that close with it.
+
+    The weights that lead to a unit and those that leave it each tell of the whole loss, since
+    either side at zero silences the unit: a half of what they say is to be counted. A weight of
+    which one gate is of units with weights on one side only (input features) tells all.
+
+    Args:
+        sites: All gated sites of a net.
+    """
+    sites = list(sites)
+    rows = {site.gates.rows.name for site in sites if site.gates.rows is not None}
+    columns = {site.gates.columns.name for site in sites if site.gates.columns is not None}
+    for site in sites:
+        gates = {each.name for each in (site.gates.rows, site.gates.columns) if each is not None}
+        site.blame = 0.5 if gates <= rows & columns else 1.0
+
+
 def _check_settings(site: WeightSite, settings: TurboSettings) -> None:
     if settings.learn_hyper or settings.factorisation != "structured":
         raise UnsupportedError(
@@ -316,4 +337,4 @@ def _check_settings(site: WeightSite, settings: TurboSettings) -> None:
         )
 
 
-__all__ = ["GatedEvidence", "GatedSpikeSlab", "SharedGates"]
+__all__ = ["GatedEvidence", "GatedSpikeSlab", "SharedGates", "put_blame"]

@@ -200,7 +200,7 @@ class ThreeLayerSite(SiteState):
         """Every tensor of the weight's shape that the state is made of."""
         yield self.probs
         yield self.precision
-        for reduction, _ in self._reductions():
+        for reduction, *_ in self._reductions():
             yield from reduction.tensors()
 
     def anneal(self, progress: float) -> None:
@@ -222,18 +222,18 @@ class ThreeLayerSite(SiteState):
             return
         llr = structured(second_moment, self.components).llr
         loc, scale = self._factor.loc.detach(), self._factor.scale.detach()
-        for reduction, law in self._reductions():
-            reduction.decide(loc, scale, self.precision, law, llr, self._reach)
+        for reduction, law, blame in self._reductions():
+            reduction.decide(loc, scale, self.precision, law, llr, self._reach, blame)
 
     def _mixed(self, second_moment: Tensor, probs: Tensor) -> Tensor:
         """E[rho] where the weight is active with the given probabilities."""
         least = None if self.reduction is None else self.reduction.precision
         return mixed_precision(second_moment, probs, self.components, least)
 
-    def _reductions(self) -> Iterator[tuple[Reduction, GammaParameters]]:
-        """What model reduction decides on, with the law that each one reduces to."""
+    def _reductions(self) -> Iterator[tuple[Reduction, GammaParameters, float]]:
+        """What model reduction decides on, the law that each one reduces to, and its blame."""
         if self.reduction is not None:
-            yield self.reduction, self.components.inactive
+            yield self.reduction, self.components.inactive, 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """See `SiteState.state_dict`."""
@@ -246,8 +246,7 @@ class ThreeLayerSite(SiteState):
             "precision": self.precision,
             "offset": self._offset,
             "tangent": self._tangent,
-            "schedule": [self._share, self._deciding],
-            "reductions": [list(reduction.tensors()) for reduction, _ in self._reductions()],
+            "reductions": [list(reduction.tensors()) for reduction, *_ in self._reductions()],
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -263,8 +262,7 @@ class ThreeLayerSite(SiteState):
             saved[name].to(device, copy=True)
             for name in ("probs", "precision", "offset", "tangent")
         )
-        self._share, self._deciding = saved["schedule"]
-        for (reduction, _), tensors in zip(self._reductions(), saved["reductions"], strict=True):
+        for (reduction, *_), tensors in zip(self._reductions(), saved["reductions"], strict=True):
             reduction.load(tensors)
 
     def prior_bound(self, second_moment: Tensor) -> Tensor:

@@ -133,3 +133,24 @@ def test_schedule(progress: float, share: float, decides: bool) -> None:
 def test_schedule_out_of_order(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidArgumentError, match="model reduction is out of range"):
         ModelReduction(**wrong)
+
+
+@pytest.mark.parametrize("blame", [0.0, 0.5])
+def test_blame_takes_a_share_of_the_likelihood(blame: float) -> None:
+    """Half the blame is half of h and lambda; none leaves the law alone to decide."""
+    loc, scale = at([0.0, 0.4, 0.9]), at([0.1, 0.2, 0.3])
+    precision = slab_precision(loc.square() + scale.square())
+    slope = blame * loc / scale.square()
+    curvature = blame * (scale.reciprocal().square() - precision)
+
+    def free(mean: Tensor, var: Tensor) -> Tensor:
+        moment = mean.square() + var
+        likelihood = slope * mean - 0.5 * curvature * moment
+        return log_evidence(moment, *SPIKE) + likelihood + 0.5 * var.log()
+
+    means = torch.linspace(-0.02, 0.05, 701, dtype=torch.float64)[:, None, None]
+    deviations = torch.logspace(-3, -1, 801, dtype=torch.float64)[:, None]
+    best = free(means, deviations.square()).flatten(0, 1).max(0).values
+    found = reduced(loc, scale, precision, SPIKE, blame).change
+    expected = (free(loc, scale.square()) - best).clamp_max(0.0)
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=2e-3)

@@ -141,6 +141,7 @@ OURS: dict[str, Recipe] = {
     FULL: full(1.0),
     f"{FULL}, small": full(2.0),
     f"{FULL}, no teachers": replace(full(1.0), teachers=0),
+    f"{FULL}, small, no teachers": replace(full(2.0), teachers=0),
 }
 
 #: What tuning tries for the full method.

@@ -9,6 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # else, spinning makes the small steps of a small network many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Tests run side by side, each process on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=8 --dist=worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint types docs bench bench-peers tables clean
 
@@ -42,10 +45,10 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint types docs
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/pytest -q -m slow --durations=10
+	$(PYTEST) -m slow --durations=10
 
 # Other packages beside which ours is timed.
 bench-peers: $(STAMP)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.take_home_cases import int8
-from pyro_turbovbi.compression import Compressed
+from pyro_turbovbi.compression import Compressed, accelerate
 from pyro_turbovbi.compression.export import write_onnx
 
 #: Sizes of the batches.
@@ -81,7 +81,7 @@ def speed_of(small: Compressed, dense: Mapping[str, nn.Module], inputs: Tensor) 
 
     Returns:
         Seconds by batch size and name, in two groups; the kernels of the accelerated network by
-            batch size and layer.
+            batch size and layer, and its layout of images.
     """
     cut = in_runtimes(small.module, inputs[: max(BATCHES)])
     original = {DENSE + runtime: net for runtime, net in dense.items()}
@@ -93,7 +93,9 @@ def speed_of(small: Compressed, dense: Mapping[str, nn.Module], inputs: Tensor) 
         choice = fast.report.acceleration
         assert choice is not None
         kernels[str(size)] = {name: how.kernel for name, how in choice.layers.items()}
-        usual = {**original, **cut, ACCELERATED: fast.module}
+        kernels[str(size)]["images"] = choice.layout
+        dense_fast = accelerate(dense[TORCH], inputs, batch_size=size).module
+        usual = {**original, **cut, ACCELERATED: fast.module, DENSE + ACCELERATED: dense_fast}
         seconds[str(size)] = medians(usual, inputs[:size])
         if integers:
             others = {DENSE + TORCH: dense[TORCH], **integers}

@@ -15,13 +15,14 @@ from benchmarks.take_home_cases import int8, speed
 Figures = Mapping[str, Any]
 Row = dict[str, Any]
 
-#: What a runtime is timed against, by the runtime.
+#: What is timed, and the runtime of the dense network that it is timed against, as tables say it.
 AGAINST = {
-    speed.TORCH: speed.TORCH,
-    speed.ACCELERATED: speed.TORCH,
-    speed.ONNXRUNTIME: speed.ONNXRUNTIME,
-    int8.DYNAMIC: speed.TORCH,
-    int8.WEIGHTS: speed.TORCH,
+    speed.TORCH: (speed.TORCH, speed.TORCH),
+    speed.ACCELERATED: (speed.ACCELERATED, speed.TORCH),
+    "torch, both accelerated": (speed.ACCELERATED, speed.ACCELERATED),
+    speed.ONNXRUNTIME: (speed.ONNXRUNTIME, speed.ONNXRUNTIME),
+    int8.DYNAMIC: (int8.DYNAMIC, speed.TORCH),
+    int8.WEIGHTS: (int8.WEIGHTS, speed.TORCH),
 }
 FILES, SPEED = "take_home", "take_home_speed"
 
@@ -141,11 +142,12 @@ def _head(method: str, seeds: Sequence[Figures]) -> Row:
 
 def _seconds(one: Figures, runtime: str, size: int) -> tuple[float, float] | None:
     """Time of a batch through a network and through the dense one that it took turns with."""
-    group = f"{size}, integers" if runtime in int8.KINDS else str(size)
+    own, dense = AGAINST[runtime]
+    group = f"{size}, integers" if own in int8.KINDS else str(size)
     seconds = one["speed"]["seconds"].get(group)
     if seconds is None:
         return None
-    return seconds[runtime], seconds[speed.DENSE + AGAINST[runtime]]
+    return seconds[own], seconds[speed.DENSE + dense]
 
 
 def _devices(found: Sequence[Figures]) -> str:

@@ -1,7 +1,8 @@
 """Writes the documentation's tables from what was recorded and what is there.
 
 Measured figures are never typed: the README's results block and `docs/benchmarks.md` come from
-`benchmarks/results/*.json`, and `docs/gallery.md` from the docstrings of `models/` and `guides/`.
+`benchmarks/results/*.json`, and `docs/gallery.md` from the docstrings of `models/` and `guides/`
+and the captions of their pictures.
 
 Run `python tools/make_tables.py` to write them and `python tools/make_tables.py --check` to learn
 whether they are up to date. A results file is one JSON object:
@@ -175,6 +176,9 @@ def render_benchmarks(results: Sequence[Result]) -> str:
 def render_gallery(root: Path) -> str:
     """The gallery page: every file of `models/` and `guides/` with its docstring's first paragraph.
 
+    Below each table are the pictures, those that there are, with the captions that
+    `tools/make_gallery_pictures.py` wrote.
+
     Args:
         root: The repository.
 
@@ -185,13 +189,14 @@ def render_gallery(root: Path) -> str:
         "# Gallery",
         "Files to copy and start from. They are not part of the installed package; a test builds "
         "and runs each of them.",
+        "The pictures are made by `tools/make_gallery_pictures.py`, which trains every file "
+        "shortly, with one seed: they show what it does, and are no benchmark.",
     ]
     for folder, title in (("models", "Models"), ("guides", "Guides")):
-        rows = [
-            [f"`{folder}/{path.name}`", _first_paragraph(path)]
-            for path in sorted((root / folder).glob("*.py"))
-        ]
+        files = sorted((root / folder).glob("*.py"))
+        rows = [[f"`{folder}/{path.name}`", _first_paragraph(path)] for path in files]
         parts += [f"## {title}", _table(["file", "what it is"], rows or [["none yet", ""]])]
+        parts += _pictures(root, files)
     return "\n\n".join(parts) + "\n"
 
 
@@ -282,6 +287,18 @@ def _cell(value: object, brief: bool = False) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
     return ", ".join(map(_cell, value)) if isinstance(value, list) else str(value)
+
+
+def _pictures(root: Path, files: Sequence[Path]) -> list[str]:
+    """A heading, the picture and its caption for every file that has one."""
+    known = root / "docs" / "images" / "gallery" / "captions.json"
+    captions = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    return [
+        f"### `{path.parent.name}/{path.name}`\n\n"
+        f"![{path.stem}](images/gallery/{path.stem}.png)\n\n{captions[path.stem]}"
+        for path in files
+        if path.stem in captions
+    ]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -53,7 +53,9 @@ GUIDES: dict[str, priors.Prior] = {
     "enumerated": priors.ThreeLayer(collapse="support"),
     "low_rank_normal": priors.Normal(),
     "mean_field_normal": priors.Normal(),
+    "normalizing_flow": priors.Normal(),
     "relaxed": priors.ThreeLayer(),
+    "structured_horseshoe": priors.Horseshoe(),
     "turbo": priors.ThreeLayer(),
 }
 

@@ -97,6 +97,18 @@ def test_the_gallery_shows_the_first_paragraph_of_every_file(
     assert "| none yet |  |" in text, "guides"
 
 
+def test_the_gallery_shows_pictures_with_their_captions(tables: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "net.py").write_text('"""A net."""\n')
+    (tmp_path / "models" / "plain.py").write_text('"""Without a picture."""\n')
+    folder = tmp_path / "docs" / "images" / "gallery"
+    folder.mkdir(parents=True)
+    (folder / "captions.json").write_text(json.dumps({"net": "2 of 3 weights left."}))
+    text = tables.render_gallery(tmp_path)
+    assert text.count("![") == 1
+    assert "### `models/net.py`\n\n![net](images/gallery/net.png)\n\n2 of 3 weights left.\n" in text
+
+
 def test_check_fails_and_writes_nothing_when_out_of_date(
     tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,79 @@
+"""Every file of the gallery has a picture, small and on record."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from tests.gallery.loading import ROOT, files
+
+FILES = [*files("models"), *files("guides")]
+LARGEST = 60_000
+
+
+@pytest.fixture(scope="module")
+def pictures() -> ModuleType:
+    path = ROOT / "tools" / "make_gallery_pictures.py"
+    spec = importlib.util.spec_from_file_location("make_gallery_pictures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_file_has_a_picture_and_a_caption(pictures: ModuleType) -> None:
+    assert sorted(FILES) == sorted([*pictures.MODELS, *pictures.GUIDES])
+    assert list(json.loads(pictures.CAPTIONS.read_text())) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pictures_are_small(name: str, pictures: ModuleType) -> None:
+    file: Path = pictures.PICTURES / f"{name}.png"
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert file.stat().st_size < LARGEST
+
+
+def test_a_picture_and_its_caption_are_written(
+    pictures: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw() -> object:
+        figure: Figure = pictures.support_figure({"0.weight": torch.eye(3)}, columns=2, height=2)
+        return pictures.Picture(figure, "3 of 9 weights left.")
+
+    monkeypatch.setattr(pictures, "PICTURES", tmp_path)
+    monkeypatch.setattr(pictures, "CAPTIONS", tmp_path / "captions.json")
+    monkeypatch.setitem(pictures.MODELS, "net", draw)
+    (tmp_path / "captions.json").write_text('{"zebra": "kept"}')
+    pictures.main(["net"])
+    assert (tmp_path / "net.png").stat().st_size > 0
+    assert json.loads((tmp_path / "captions.json").read_text()) == {
+        "net": "3 of 9 weights left.",
+        "zebra": "kept",
+    }
+
+
+def test_a_predictive_has_the_variance_of_a_mixture(pictures: ModuleType) -> None:
+    """Two draws, means 0 and 2, unit noise: variance 1 + 1."""
+
+    class Fit:
+        """As much of a fit as is needed."""
+
+        class bnn:  # noqa: N801
+            likelihood = pictures.likelihoods.Gaussian(scale=1.0, learn=False)
+
+        @staticmethod
+        def predict(x: torch.Tensor, num_samples: int) -> object:
+            return type("Prediction", (), {"outputs": torch.tensor([[[0.0]], [[2.0]]])})
+
+    mean, scale = pictures._moments(Fit(), torch.zeros(1, 1))
+    assert mean.tolist() == [1.0]
+    assert scale.tolist() == pytest.approx([2.0**0.5])

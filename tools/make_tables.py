@@ -141,7 +141,7 @@ def render_results(results: Sequence[Result], *, brief: bool = False) -> str:
 
     Args:
         results: Objects in the format of this module's docstring.
-        brief: Whether to give medians alone and to leave out some columns.
+        brief: Whether to give medians alone, without the protocol and some columns.
 
     Returns:
         Markdown; without any result, one table row that says "not measured yet".
@@ -262,8 +262,8 @@ def _render_case(result: Result, brief: bool) -> str:
         [HEADINGS.get(key, key.replace("_", " ")) for key in keys],
         [[_cell(row.get(key), brief) for key in keys] for row in rows],
     )
-    protocol = result["protocol"].rstrip(". ")
-    caption = f"{protocol}. {_seeds(rows)}Measured on: {result['device']}."
+    protocol = "" if brief else result["protocol"].rstrip(". ") + ". "
+    caption = f"{protocol}{_seeds(rows)}Measured on: {result['device']}."
     pictures = [] if brief else result.get("pictures", [])
     images = [f"![{picture['caption']}]({picture['file']})" for picture in pictures]
     return "\n\n".join([f"**{result['case']}**", table, caption, *images])

@@ -71,6 +71,7 @@ def test_the_readme_shows_medians_of_the_main_columns(tables: ModuleType) -> Non
     row = {"method": "chain", "bytes": 5, "clusters": {"median": 2, "min": 1, "max": 3}}
     lines = tables.render_results([{**RESULT, "rows": [row]}], brief=True).splitlines()
     assert lines[2:5] == ["| method | clusters |", "| --- | --- |", "| chain | 2 |"]
+    assert lines[6] == "Measured on: a processor.", "the protocol is on the benchmarks page"
 
 
 def test_a_result_may_say_which_columns_the_readme_shows(tables: ModuleType) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 import pyro_turbovbi as ptv
 
 
-class FlowGuide(AutoContinuous):  # type: ignore[misc]
+class FlowGuide(AutoContinuous):
     """Standard normals through a flow, then shifted to the start weights and scaled.
 
     Args:
@@ -34,13 +34,13 @@ class FlowGuide(AutoContinuous):  # type: ignore[misc]
     def __init__(
         self, model: ptv.BayesianNet, *, hidden: int | None, init_loc_fn: Any, init_scale: float
     ) -> None:
-        super().__init__(model, init_loc_fn=init_loc_fn)
+        super().__init__(model, init_loc_fn=init_loc_fn)  # type: ignore[no-untyped-call]
         self._hidden, self._init_scale = hidden, init_scale
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        super()._setup_prototype(*args, **kwargs)  # type: ignore[no-untyped-call]
         size = self.latent_dim
-        self.loc = nn.Parameter(self._init_loc())
+        self.loc = nn.Parameter(self._init_loc())  # type: ignore[no-untyped-call]
         self.log_scale = nn.Parameter(torch.full_like(self.loc, self._init_scale).log())
         self.network = AutoRegressiveNN(size, [self._hidden or size + size // 2]).to(self.loc)
         with torch.no_grad():
@@ -49,7 +49,7 @@ class FlowGuide(AutoContinuous):  # type: ignore[misc]
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normals, one a weight."""
-        return dist.Normal(torch.zeros_like(self.loc), 1.0).to_event(1)
+        return dist.Normal(torch.zeros_like(self.loc), 1.0).to_event(1)  # type: ignore[no-any-return]
 
     def get_transform(self, *args: Any, **kwargs: Any) -> list[dist.transforms.Transform]:
         """Made anew: a transform remembers its last value, which copies of the guide must not."""

@@ -7,6 +7,9 @@ dependency: memory is six numbers a weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from pyro.infer.autoguide import AutoStructured, init_to_value
 from torch import Tensor, nn
@@ -33,7 +36,7 @@ class Slope(nn.Module):
 def build(model: ptv.BayesianNet) -> AutoStructured:
     """The guide of a lifted net whose weights are all under `priors.Horseshoe`."""
     start: dict[str, Tensor] = {}
-    dependencies: dict[str, dict[str, nn.Module]] = {}
+    dependencies: dict[str, dict[str, str | Callable[..., Any]]] = {}
     for name, site in model.sites.items():
         assert site.init is not None, "a lifted net knows where its weights start"
         start |= site.prior.start(name, site.init)

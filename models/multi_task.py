@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,11 +77,10 @@ def build(hidden: int = 100, num_data: int | None = None) -> Model:
         mean = linear("ink", shared, 1).squeeze(-1)
         noise = pyro.sample("noise", dist.LogNormal(-1.0, 1.0))
         known = None if digit is None else digit.clamp(min=0)
-        labelled = torch.ones(len(x), dtype=torch.bool) if digit is None else digit != UNKNOWN
+        labelled: Any = True if digit is None else digit != UNKNOWN
         with pyro.plate("data", num_data or len(x), subsample=x):
-            with poutine.mask(mask=labelled):
-                pyro.sample("digit", dist.Categorical(logits=logits), obs=known)
-            return pyro.sample("ink", dist.Normal(mean, noise), obs=ink)  # type: ignore[no-any-return]
+            pyro.sample("digit", dist.Categorical(logits=logits).mask(labelled), obs=known)
+            return pyro.sample("ink", dist.Normal(mean, noise), obs=ink)
 
     return model
 

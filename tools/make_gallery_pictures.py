@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
@@ -94,8 +95,8 @@ def matrix(axes: Axes, values: Tensor, title: str) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     colours = LinearSegmentedColormap.from_list("support", ["#FFFFFF", "#56B4E9", DARK])
-    drawn = {"aspect": "auto", "interpolation": "nearest", "cmap": colours, "vmin": 0, "vmax": 1}
-    axes.imshow(values.detach().flatten(1).float().numpy(), **drawn)
+    numbers = values.detach().flatten(1).float().numpy()
+    axes.imshow(numbers, colours, aspect="auto", interpolation="nearest", vmin=0, vmax=1)
     axes.set_title(title, fontsize=8)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -107,7 +108,7 @@ def support_figure(probs: Mapping[str, Tensor], columns: int, height: float) -> 
     for place, (name, values) in zip(axes.flat, probs.items(), strict=False):
         left = float((values > 0.5).float().mean())
         shape = "x".join(map(str, values.flatten(1).shape))
-        matrix(place, values, f"{name.removesuffix('.weight')}\n{shape}, {left:.1%} left")
+        matrix(place, values, f"{name}\n{shape}, {left:.1%} left")
     for place in axes.flat[len(probs) :]:
         place.set_axis_off()
     return figure  # type: ignore[no-any-return]
@@ -145,16 +146,16 @@ def digits_mlp() -> Picture:
 def digits_vit() -> Picture:
     """The supports of all layers, block by block."""
     train, _, test = data.digits()
-    fit = trained(load("digits_vit").build(), train, epochs=60, batch_size=64, init_scale=0.1)
+    fit = trained(load("digits_vit").build(), train, epochs=45, batch_size=64, init_scale=0.1)
     probs = dict(sorted(fit.support_probs().items(), key=lambda item: "block" not in item[0]))
-    names = {name.replace("blocks.", "").replace("attention.", ""): p for name, p in probs.items()}
+    names = {re.sub(r"blocks\.|attention\.|\.weight", "", name): p for name, p in probs.items()}
     figure = support_figure(names, columns=6, height=4.0)
     return Picture(figure, _classified(fit, train, test, "P(s = 1) of every weight"))
 
 
 def lenet_300_100() -> Picture:
     """Which pixels the first layer reads."""
-    train, test = _some_mnist(flat=True, points=10000)
+    train, test = _some_mnist(flat=True, points=6000)
     fit = trained(load("lenet_300_100").build(), train, epochs=20)
     probs = fit.support_probs()
     figure, [axes] = panels(4, height=2.2)
@@ -172,8 +173,8 @@ def lenet_300_100() -> Picture:
 
 def lenet_5() -> Picture:
     """The kernels of the first layer, and what is left of every layer."""
-    train, test = _some_mnist(flat=False, points=3000)
-    fit = trained(load("lenet_5").build(), train, epochs=20)
+    train, test = _some_mnist(flat=False, points=1500)
+    fit = trained(load("lenet_5").build(), train, epochs=12)
     mean = fit.posterior.mean()["0.weight"] * fit.masks()["0.weight"]
     tiles = F.pad(mean[:, 0], (1, 1, 1, 1), value=float("nan"))
     figure, [axes] = panels(2, height=2.6)
@@ -205,18 +206,19 @@ def _narrow(name: str, width: float, side: int) -> Picture:
     """A narrow net on digits that are blown up to its size: a picture, no benchmark."""
     train, _, test = ((x.unflatten(1, (1, 8, 8)), y) for x, y in data.digits())
     blown = [(F.interpolate(x, side).expand(-1, 3, -1, -1), y) for x, y in (train, test)]
-    fit = trained(load(name).build(width=width), blown[0], epochs=15, batch_size=64)
+    blown[0] = (blown[0][0][:640], blown[0][1][:640])
+    fit = trained(load(name).build(width=width), blown[0], epochs=10, batch_size=64)
     small = fit.compress(blown[0])
     start = f"At {width:g} of its width, on scikit-learn's digits blown up to {side}x{side}"
     figure = units_figure(fit.bnn.net, small.module)
-    return Picture(figure, _classified(fit, *blown, start, small=small))
+    return Picture(figure, _classified(fit, blown[0], blown[1], start, small=small))
 
 
 def char_gpt() -> Picture:
     """The last verse, coloured by the probability that the cut network gives to each character."""
     module = load("char_gpt")
     train, _, _ = module.rhymes()
-    fit = trained(module.build(), train, epochs=120, batch_size=16, init_scale=0.1)
+    fit = trained(module.build(), train, epochs=100, batch_size=16, init_scale=0.1)
     small = fit.compress(train)
     text = module.TEXT[module.TEXT.rindex("On the ") :]
     probs = _next_probs(module, small.module, text)
@@ -425,9 +427,10 @@ def guide(name: str) -> Picture:
     y = torch.sin(3 * x[:, 0]) + 0.15 * torch.randn(60, generator=generator)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1))
-    bnn = ptv.lift(net, likelihood=likelihoods.Gaussian(scale=0.3), prior=GUIDES[name])
-    engine = engines.SVI(guide=load(name).build, lr=0.01)
-    fit = trained(bnn, (x, y), epochs=1500, batch_size=60, engine=engine)
+    noise = likelihoods.Gaussian(scale=0.15, learn=False)
+    bnn = ptv.lift(net, likelihood=noise, prior=GUIDES[name])
+    engine = engines.SVI(guide=load(name).build, lr=0.02)
+    fit = trained(bnn, (x, y), epochs=500, batch_size=60, engine=engine)
     line = torch.linspace(-2.4, 2.4, 200)[:, None]
     mean, scale = _moments(fit, line)
     figure, [[axes]] = panels(1, width=4.6, height=2.4)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pyro_turbovbi as ptv
+from pyro_turbovbi import engines
 from tests.gallery.loading import load
 
 
@@ -146,7 +147,7 @@ def test_points_of_both_tasks(tasks: ModuleType) -> None:
 
 
 def test_a_hand_written_model_is_trained_and_cut(tasks: ModuleType, tmp_path: Path) -> None:
-    """A few steps: the loss falls, and the cut network is the one that is saved and loaded."""
+    """A few steps; the cut network is the one that is saved and loaded."""
     points, test = tasks.halves()
     turbo = tasks.train(points, steps=60, hidden=20)
     assert turbo.guide.autoguide is not None
@@ -158,3 +159,31 @@ def test_a_hand_written_model_is_trained_and_cut(tasks: ModuleType, tmp_path: Pa
     assert 0.0 <= wrong <= 1.0
     assert rmse > 0.0
     assert small.report.kept < 20 * (32 + 11)
+
+
+def test_a_hand_written_model_draws_both_targets(tasks: ModuleType) -> None:
+    trace = poutine.trace(tasks.build(hidden=6)).get_trace(torch.randn(5, 32))
+    digit, ink = (trace.nodes[name]["value"] for name in ("digit", "ink"))
+    assert digit.shape == ink.shape == (5,)
+    assert digit.dtype == torch.long
+
+
+@pytest.mark.slow
+def test_two_tasks_are_learned_better_than_by_a_constant(tasks: ModuleType) -> None:
+    points, test = tasks.halves()
+    small = tasks.cut(tasks.train(points, steps=800), points.x)
+    wrong, rmse = tasks.errors(small.module, test)
+    constant = float(test.ink.square().mean().sqrt())
+    assert wrong < 0.4, "a constant: 0.9"
+    assert rmse < 0.85 * constant
+
+
+@pytest.mark.slow
+def test_the_gpt_tells_the_last_verse_better_than_by_frequencies(gpt: ModuleType) -> None:
+    train, _, test = gpt.rhymes()
+    engine = engines.Turbo(init_scale=0.1)
+    fit = ptv.fit(gpt.build(), train, engine=engine, epochs=40, batch_size=16, progress=False)
+    counts = torch.bincount(train.y.flatten(), minlength=len(gpt.ALPHABET)) + 1.0
+    frequencies = -(counts / counts.sum()).log()[test.y].mean()
+    assert fit.evaluate(test).nll / gpt.LENGTH < 0.7 * float(frequencies)
+    assert fit.history.elbo[-1] > fit.history.elbo[0]

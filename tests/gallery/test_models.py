@@ -116,6 +116,25 @@ def test_a_continuation_takes_the_most_probable_character(gpt: ModuleType) -> No
     assert gpt.continued(Next(), start, 3) == start + gpt.ALPHABET[1:4]
 
 
+@pytest.mark.parametrize("targets", [1, 2])
+def test_noise_of_the_heteroscedastic_net_is_its_second_half(targets: int) -> None:
+    bnn = load("models", "heteroscedastic_mlp").build(features=3, targets=targets)
+    x, y = torch.randn(7, 3), torch.randn(7, targets)
+    output = bnn.net(x)
+    law = torch.distributions.Normal(output[:, :targets], output[:, targets:].exp())
+    expected = law.log_prob(y).sum(-1)
+    torch.testing.assert_close(bnn.likelihood.distribution(output).log_prob(y), expected)
+    torch.testing.assert_close(bnn.likelihood.mean(output), law.mean)
+
+
+def test_diabetes_is_standardised_by_its_training_points() -> None:
+    train, validation, test = load("models", "heteroscedastic_mlp").diabetes()
+    assert [len(part.x) for part in (train, validation, test)] == [310, 44, 88]
+    for values in (train.x, train.y[:, None]):
+        torch.testing.assert_close(values.mean(0), torch.zeros(values.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(values.var(0, unbiased=False), torch.ones(values.shape[1]))
+
+
 def test_one_model_of_both_tasks(tasks: ModuleType) -> None:
     """Its log-density at the network's weights is that of the two likelihoods, by hand."""
     net = tasks.Network(hidden=6)

@@ -251,6 +251,8 @@ class Run:
         """The present state, where it can be taken up again and there is still a second try."""
         if not isinstance(self.state, Resumable):
             return None
+        if isinstance(self.engine, Turbo) and self.engine.lean:
+            return None  # a copy would take as much memory again
         try:
             return None if self._cautious else self._saved_but_history()
         except UnsupportedError:

@@ -5,11 +5,13 @@ from pyro_turbovbi.engines.nuts import NUTS, MCMCDiagnostics, MCMCPosterior
 from pyro_turbovbi.engines.protocol import Engine, Plan
 from pyro_turbovbi.engines.svi import AUTOGUIDES, SVI
 from pyro_turbovbi.engines.turbo import (
+    MemoryReport,
     ModelReduction,
     SpikeAnnealing,
     Turbo,
     TurboSettings,
     TurboVBI,
+    memory_report,
 )
 
 __all__ = [
@@ -20,10 +22,12 @@ __all__ = [
     "Engine",
     "MCMCDiagnostics",
     "MCMCPosterior",
+    "MemoryReport",
     "ModelReduction",
     "Plan",
     "SpikeAnnealing",
     "Turbo",
     "TurboSettings",
     "TurboVBI",
+    "memory_report",
 ]

@@ -8,7 +8,7 @@ Sending the posterior where the extrinsic belongs would count Module A's own evi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -65,6 +65,15 @@ class ModuleB:
     def forget(self) -> None:
         """Start the next exchange cold: the elements have moved."""
         self._posterior = self._messages = None
+
+    def release(self) -> None:
+        """Drop the last posterior, whose tensors the next exchange would overwrite."""
+        self._posterior = None
+
+    def results(self) -> Iterator[Tensor]:
+        """Every tensor of the weight's shape that the next exchange overwrites."""
+        if self._posterior is not None:
+            yield from self._posterior[:3]
 
     def exchange(
         self, llr: Tensor, prior_log_odds: Tensor, *, learn: bool = False

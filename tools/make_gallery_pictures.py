@@ -206,8 +206,7 @@ def _narrow(name: str, width: float, side: int) -> Picture:
     """A narrow net on digits that are blown up to its size: a picture, no benchmark."""
     train, _, test = ((x.unflatten(1, (1, 8, 8)), y) for x, y in data.digits())
     blown = [(F.interpolate(x, side).expand(-1, 3, -1, -1), y) for x, y in (train, test)]
-    blown[0] = (blown[0][0][:640], blown[0][1][:640])
-    fit = trained(load(name).build(width=width), blown[0], epochs=10, batch_size=64)
+    fit = trained(load(name).build(width=width), blown[0], epochs=20, batch_size=32)
     small = fit.compress(blown[0])
     start = f"At {width:g} of its width, on scikit-learn's digits blown up to {side}x{side}"
     figure = units_figure(fit.bnn.net, small.module)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.metadata
+import itertools
 import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
 import pyro_turbovbi
+from tests.pages import DOCS, run_page, run_source
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pyro_turbovbi"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+FEW_EPOCHS = {"epochs=30": "epochs=1, progress=False"}
 
 # Library modules without a test module at the mirrored path, and the test that covers them.
 TESTED_ELSEWHERE = {
@@ -46,16 +50,6 @@ def public_modules() -> list[str]:
     return sorted(".".join(p.parts) for p in paths if not any(x.startswith("_") for x in p.parts))
 
 
-def python_blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def with_few_epochs(source: str) -> str:
-    short, count = re.subn(r"epochs=\d+", "epochs=1", source)
-    assert count, "the program trains nothing"
-    return short.replace("epochs=1", "epochs=1, progress=False")
-
-
 def test_readme_has_exactly_two_set_up_commands() -> None:
     section = (ROOT / "README.md").read_text().split("## Set-up")[1].split("\n## ")[0]
     commands = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
@@ -65,47 +59,41 @@ def test_readme_has_exactly_two_set_up_commands() -> None:
 
 
 def test_readme_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_source(first_program(), "README.md", FEW_EPOCHS)
+    assert (tmp_path / "net.ptv").stat().st_size > 0
+    assert names["module"](names["test"].x).shape == (len(names["test"].y), 10)
+
+
+def first_program() -> str:
     marked = (ROOT / "README.md").read_text().split("<!-- first-program -->")[1]
     source = re.search(r"```python\n(.*?)```", marked, re.DOTALL)
     assert source is not None
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(with_few_epochs(source[1]), "README.md", "exec"), names)
-    assert (tmp_path / "net.ptv").stat().st_size > 0
-    assert names["module"](names["test"].x).shape == (len(names["test"].y), 10)  # type: ignore
+    return source[1]
 
 
 def test_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "\n".join(python_blocks(ROOT / "docs" / "quickstart.md"))
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(with_few_epochs(source), "quickstart.md", "exec"), names)
-    assert names["logits"].isfinite().all()  # type: ignore[attr-defined]
+    names = run_page(DOCS / "quickstart.md", FEW_EPOCHS)
+    assert names["logits"].isfinite().all()
     assert names["loss"] == names["loss"], "the loss is NaN"
 
 
 def test_the_page_on_smaller_networks_runs() -> None:
-    source = "\n".join(python_blocks(ROOT / "docs" / "smaller.md"))
-    names: dict[str, Any] = {}
-    exec(compile(with_few_epochs(source), "smaller.md", "exec"), names)
+    names = run_page(DOCS / "smaller.md", FEW_EPOCHS)
     assert names["soft"][1].shape == (len(names["train"].y), 10)
     assert names["structured"].gate_probs().keys() == {"input", "0.weight", "2.weight"}
 
 
 def test_the_support_prior_of_your_own_runs() -> None:
     """With all its epochs: it must find what the page says."""
-    source = "\n".join(python_blocks(ROOT / "docs" / "own-support.md"))
-    source = source.replace("epochs=60", "epochs=60, progress=False")
-    names: dict[str, Any] = {"__name__": "own_support"}
-    exec(compile(source, "own-support.md", "exec"), names)
+    names = run_page(DOCS / "own-support.md")
     assert names["pairs"].any(0).tolist() == [[n == 2] * 2 for n in range(6)]
 
 
 def test_the_page_on_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "\n".join(python_blocks(ROOT / "docs" / "deploy.md"))
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(compile(with_few_epochs(source), "deploy.md", "exec"), names)
+    names = run_page(DOCS / "deploy.md", FEW_EPOCHS)
     assert names["draws"].shape == (32, len(names["test"].x), 10)
     sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.ptv")}
     assert sizes["rough"] == names["rough"].report.bytes < sizes["uncertain"] < sizes["exact"]
@@ -152,6 +140,35 @@ def test_api_pages_name_every_public_module_once() -> None:
     pages = (ROOT / "docs" / "api").glob("*.md")
     named = [x for p in pages for x in re.findall(r"^::: (\S+)$", p.read_text(), re.MULTILINE)]
     assert sorted(named) == public_modules()
+
+
+def documented_names(path: Path) -> set[str]:
+    """Names that a module defines with a docstring, which is what its API page shows."""
+    body = ast.parse(path.read_text()).body
+    names = {
+        node.name
+        for node in body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+    }
+    for node, after in itertools.pairwise(body):
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", 0)]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_every_public_name_has_an_entry() -> None:
+    """What packages offer is on the page of the module where it is defined."""
+    shown = set().union(*(documented_names(ROOT / path_of(name)) for name in public_modules()))
+    for init in sorted(PACKAGE.rglob("__init__.py")):
+        package = importlib.import_module(".".join(init.parent.relative_to(ROOT).parts))
+        offered = getattr(package, "__all__", ())
+        names = {x for x in offered if not isinstance(getattr(package, x), ModuleType)}
+        assert names <= shown, f"{package.__name__}: no docstring or no page: {names - shown}"
+
+
+def path_of(module: str) -> str:
+    return module.replace(".", "/") + ".py"
 
 
 def test_every_page_is_in_the_navigation() -> None:

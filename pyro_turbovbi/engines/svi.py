@@ -40,7 +40,6 @@ from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import DiagonalPosterior, Posterior, SampledPosterior, Weights
 from pyro_turbovbi.priors.base import Moments, NonCentred
 
-#: Autoguides by the name that `SVI(guide=...)` takes.
 AUTOGUIDES: dict[str, type[autoguides.AutoGuide]] = {
     "auto_delta": autoguides.AutoDelta,
     "auto_normal": autoguides.AutoNormal,
@@ -49,6 +48,7 @@ AUTOGUIDES: dict[str, type[autoguides.AutoGuide]] = {
     "auto_multivariate_normal": autoguides.AutoMultivariateNormal,
     "auto_structured": autoguides.AutoStructured,
 }
+"""Autoguides by the name that `SVI(guide=...)` takes."""
 _POINT_GUIDES = ("auto_delta",)
 #: Draws behind the posterior means and scales of a guide that has none in closed form.
 CENTER_DRAWS = 64

@@ -27,6 +27,7 @@ from pyro_turbovbi.kernels import reference, scan, triton_scan
 from pyro_turbovbi.kernels.law import ChainLaw, ChainSummary
 
 BackendName = Literal["auto", "compiled", "triton", "scan", "torch"]
+"""How messages can be computed; "auto" chooses by device, size and what is installed."""
 
 _NATIVE = (torch.float32, torch.float64)
 _LARGE = 2**20

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyro_turbovbi.diagnostics.inference_data import Sites
     from pyro_turbovbi.diagnostics.khat import KHat
     from pyro_turbovbi.diagnostics.loo import LeaveOneOut
+    from pyro_turbovbi.report import Report
 
 #: Draws of a posterior predictive, unless told otherwise.
 NUM_SAMPLES = 32
@@ -100,6 +101,12 @@ class Fit:
     def __repr__(self) -> str:
         """How the fit came about, and of every site what is left and under which prior."""
         return _described(self)
+
+    def _repr_html_(self) -> str:
+        """What `repr` says, as a table, for notebooks."""
+        from pyro_turbovbi.diagnostics.notebook import fit_table
+
+        return fit_table(self).to_html()
 
     def support_probs(self) -> dict[str, Tensor]:
         """P(s = 1 | data) of every weight, by site; ones where the prior has no support layer."""
@@ -199,6 +206,22 @@ class Fit:
 
         return elbo_curves({self.engine_name: self.history.elbo})
 
+    def plot_history(self) -> matplotlib.figure.Figure:
+        """ELBO, and share of weights left, of every epoch."""
+        from pyro_turbovbi.diagnostics.training_plots import training_history
+
+        sizes = {name: site.shape.numel() for name, site in self.bnn.sites.items()}
+        return training_history(self.history, sizes)
+
+    def plot_weights(
+        self, number: int = 12, *, num_samples: int = 200, seed: int = 0
+    ) -> matplotlib.figure.Figure:
+        """Posterior of the weights of largest magnitude; see `diagnostics.weight_plots`."""
+        from pyro_turbovbi.diagnostics.weight_plots import weight_draws, weight_intervals
+
+        draws = weight_draws(self, number=number, num_samples=num_samples, seed=seed)
+        return weight_intervals(draws)
+
     def plot_supports(self) -> matplotlib.figure.Figure:
         """P(s = 1 | data) of every weight, one picture a site."""
         from pyro_turbovbi.diagnostics.plots import support_matrices
@@ -218,6 +241,37 @@ class Fit:
         from pyro_turbovbi.diagnostics.calibration_plots import plot_pit
 
         return plot_pit({self.engine_name: self}, test, num_samples=num_samples)
+
+    def report(
+        self,
+        test: Data | None = None,
+        *,
+        name: str = "fit",
+        compressed: Compressed | None = None,
+        others: Mapping[str, Fit] | None = None,
+        stages: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> Report:
+        """One HTML page about the fit, for readers who do not know the method.
+
+        Args:
+            test: Data that the fit has not seen.
+            name: What the page calls the fit.
+            compressed: What `compress` gave.
+            others: Fits of the same data to compare it with, by name.
+            stages: Supports during training, `callbacks.Supports.stages`.
+
+        Returns:
+            The page; `.save("report.html")` writes it. See `report.make_report`.
+
+        Raises:
+            UnsupportedError: if matplotlib is not installed.
+            InvalidArgumentError, InvalidDataError: if fits or data do not fit together.
+        """
+        from pyro_turbovbi.report import make_report
+
+        return make_report(
+            self, test, name=name, compressed=compressed, others=others, stages=stages
+        )
 
     def mean_net(self) -> nn.Module:
         """A plain copy of the user's network that carries the posterior means, in eval mode."""

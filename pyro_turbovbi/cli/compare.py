@@ -25,7 +25,7 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
         TurboVBIError: See `runs.Run.load`.
     """
     runs = [Run(directory).load() for directory in directories]
-    _check_same_data(directories, runs)
+    check_same_data(directories, runs)
     data = runs[0].made.data
     if not isinstance(data, Splits) or not len(data.test.x):
         raise InvalidArgumentError(
@@ -33,15 +33,25 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
             given=type(data).__name__,
             accepted="runs whose recipe has data.Splits as data",
         )
-    times = Counter(run.name for run in runs)
-    names = [
-        run.name if times[run.name] == 1 else str(directory)
-        for run, directory in zip(runs, directories, strict=True)
-    ]
+    names = run_names(directories, runs)
     return compare({name: run.fit for name, run in zip(names, runs, strict=True)}, data.test)
 
 
-def _check_same_data(directories: Sequence[Path], runs: Sequence[LoadedRun]) -> None:
+def run_names(directories: Sequence[Path], runs: Sequence[LoadedRun]) -> list[str]:
+    """Names of runs: those of their directories or, where two have one name, the paths."""
+    times = Counter(run.name for run in runs)
+    return [
+        run.name if times[run.name] == 1 else str(directory)
+        for run, directory in zip(runs, directories, strict=True)
+    ]
+
+
+def check_same_data(directories: Sequence[Path], runs: Sequence[LoadedRun]) -> None:
+    """Refuses runs of different data.
+
+    Raises:
+        InvalidArgumentError: If the recipes name different data.
+    """
     for directory, run in zip(directories, runs, strict=True):
         if run.recipe.data != runs[0].recipe.data:
             raise InvalidArgumentError(
@@ -51,4 +61,4 @@ def _check_same_data(directories: Sequence[Path], runs: Sequence[LoadedRun]) -> 
             )
 
 
-__all__ = ["compare_runs"]
+__all__ = ["check_same_data", "compare_runs", "run_names"]

@@ -259,6 +259,28 @@ class Compressed:
         cut = "cut" if before else ""
         return layer_supports({name: earlier[name] | {cut: m} for name, m in self.masks.items()})
 
+    def plot_costs(self) -> matplotlib.figure.Figure:
+        """Draws parameters, operations, bytes and latency in percent of the original's."""
+        from pyro_turbovbi.diagnostics.cost_plots import cost_bars
+
+        report = self.report
+        costs: dict[str, tuple[float, float]] = {
+            "parameters": (report.parameters_dense, report.parameters),
+            "operations": (report.flops_dense, report.flops),
+            f"bytes, {report.coding}": (report.bytes_dense, report.bytes),
+        }
+        if report.latency is not None and report.latency_dense is not None:
+            costs["latency (ms)"] = (1e3 * report.latency_dense, 1e3 * report.latency)
+        return cost_bars(
+            {n: (float(dense), float(cut)) for n, (dense, cut) in costs.items() if dense > 0}
+        )
+
+    def _repr_html_(self) -> str:
+        """The report as a table, for notebooks."""
+        from pyro_turbovbi.diagnostics.notebook import compressed_table
+
+        return compressed_table(self).to_html()
+
     def __repr__(self) -> str:
         """The report as a table."""
         how = self.quantisation

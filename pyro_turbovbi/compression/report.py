@@ -156,7 +156,7 @@ class CompressionReport:
     def __str__(self) -> str:
         """A table of the original against the cut network, and two of the supports, by layer."""
         lines = [f"{'':16}{'original':>22}{'cut':>22}"]
-        lines += [f"{name:16}{dense:>22}{cut:>22}" for name, dense, cut in self._rows()]
+        lines += [f"{name:16}{dense:>22}{cut:>22}" for name, dense, cut in self.rows()]
         lines.append(f"masks keep {self.mask_density:.2%} of {self.total:,} weights")
         lines.append(f"largest relative deviation from the masked net {self.max_error:.1e}")
         if self.fine_tuning is not None:
@@ -165,7 +165,8 @@ class CompressionReport:
             lines.append(str(self.acceleration))
         return "\n".join([*lines, "", *support_tables(self.regularity, self.regularity_total)])
 
-    def _rows(self) -> list[tuple[str, str, str]]:
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Name, original and cut network in words, one row a cost."""
         return [
             ("weights left", "100.00%", f"{self.weights_left:.2%}"),
             ("structure", str(self.structure_dense), str(self.structure)),

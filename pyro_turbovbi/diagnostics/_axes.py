@@ -8,7 +8,7 @@ from pyro_turbovbi.diagnostics._panels import DPI
 from pyro_turbovbi.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import matplotlib.axes
     import matplotlib.figure
@@ -18,6 +18,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 #: One more than colours, so that the combinations repeat late.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("-", "--", "-.", (0, (1, 1)))
+#: Where a logarithmic axis has numbers, within every decade.
+LABELLED_MULTIPLES = (1.0, 2.0, 5.0)
 
 
 def new_figure(height: float = 4.6, width: float = 7.2) -> matplotlib.figure.Figure:
@@ -55,3 +57,17 @@ def require(items: Mapping[str, object]) -> None:
     """
     if not items:
         raise InvalidArgumentError("there is nothing to draw", accepted="at least one entry")
+
+
+def scale_elbo_axis(axes: matplotlib.axes.Axes, values: Sequence[float]) -> None:
+    """Symmetric-logarithmic where the values span more than a factor of 20, linear elsewhere."""
+    magnitudes = [abs(value) for value in values if value != 0.0]
+    if magnitudes and max(magnitudes) > 20 * min(magnitudes):
+        from matplotlib.ticker import SymmetricalLogLocator
+
+        threshold = max(1.0, min(magnitudes))
+        axes.set_yscale("symlog", linthresh=threshold)
+        axes.yaxis.set_major_locator(
+            SymmetricalLogLocator(base=10, linthresh=threshold, subs=LABELLED_MULTIPLES)
+        )
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")

@@ -19,6 +19,7 @@ from pyro_turbovbi.diagnostics._fairness import (
     likelihood_words,
     training_remark,
 )
+from pyro_turbovbi.diagnostics.cost_plots import cost_comparison, error_against_bytes
 from pyro_turbovbi.diagnostics.evaluation import evaluate_prediction, point_error
 from pyro_turbovbi.diagnostics.plots import pareto, support_masks
 from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, site_priors
@@ -130,10 +131,11 @@ class Comparison:
         return tuple(note.text for note in _footnotes(self.rows))
 
     def __str__(self) -> str:
-        return self._table().to_text()
+        return self.table().to_text()
 
     def _repr_html_(self) -> str:
-        return self._table().to_html()
+        """The table, for notebooks."""
+        return self.table().to_html()
 
     def to_pandas(self) -> Any:
         """The rows as a `pandas.DataFrame` indexed by name, one column for each field of a row.
@@ -150,14 +152,25 @@ class Comparison:
         rows = [{key: _json_value(v) for key, v in asdict(row).items()} for row in self.rows]
         return json.dumps({"rows": rows, "footnotes": self.footnotes}, indent=2, allow_nan=False)
 
-    def plot(self) -> matplotlib.figure.Figure:
-        """Draws error against weights left, with the Pareto front.
+    def plot(self, size: str = "weights_left") -> matplotlib.figure.Figure:
+        """Draws error against size, with the Pareto front.
 
-        A network that could not be cut has no place on the axis of weights: its error is a line.
+        Against weights left the error is that of the posterior predictive, and a network that could
+        not be cut, which has no place on that axis, is a line. Against bytes it is the error of the
+        compressed network.
+
+        Args:
+            size: `"weights_left"`, or `"bytes"` of the file.
 
         Raises:
-            InvalidArgumentError: If no network could be cut.
+            InvalidArgumentError: If no network could be cut, or the size is unknown.
         """
+        if size == "bytes":
+            return self._plot_bytes()
+        if size != "weights_left":
+            raise InvalidArgumentError(
+                "unknown size", given=size, accepted='"weights_left", "bytes"'
+            )
         name = "rmse" if self.rows[0].error is None else "error"
         unit = 1 if name == "rmse" else 100
         errors = {row.name: unit * getattr(row, name) for row in self.rows}
@@ -167,6 +180,20 @@ class Comparison:
             error_label="RMSE" if name == "rmse" else "error (%)",
             uncut={fit: errors[fit] for fit, share in left.items() if share is None},
         )
+
+    def plot_costs(self) -> matplotlib.figure.Figure:
+        """Draws bytes and latency of the compressed networks as bars.
+
+        Raises:
+            InvalidArgumentError: If no network could be cut.
+        """
+        costs = {
+            "bytes": {row.name: float(row.bytes) for row in self.rows if row.bytes is not None},
+            "latency of one batch (ms)": {
+                row.name: 1000 * row.latency for row in self.rows if row.latency is not None
+            },
+        }
+        return cost_comparison({name: values for name, values in costs.items() if values})
 
     def plot_supports(self, site: str | None = None) -> matplotlib.figure.Figure:
         """Draws which weights each fit keeps, all fits side by side.
@@ -187,7 +214,20 @@ class Comparison:
             }
         )
 
-    def _table(self) -> Table:
+    def _plot_bytes(self) -> matplotlib.figure.Figure:
+        classes = self.rows[0].error is not None
+        unit = 100 if classes else 1
+        return error_against_bytes(
+            {
+                row.name: (float(row.bytes), unit * row.pruned)
+                for row in self.rows
+                if row.bytes is not None and row.pruned is not None
+            },
+            error_label="error (%)" if classes else "RMSE",
+        )
+
+    def table(self) -> Table:
+        """The printed table: only columns in which a row has a value, and the notes below."""
         columns = [c for c in _COLUMNS if any(c.of(row) is not None for row in self.rows)]
         notes = _footnotes(self.rows)
         cells = [[column.cell(row, notes) for column in columns] for row in self.rows]

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pyro_turbovbi.compression.regularity import regularity
-from pyro_turbovbi.diagnostics._axes import COLOURS, DASHES, MARKERS, require, single_axes
+from pyro_turbovbi.diagnostics._axes import (
+    COLOURS,
+    DASHES,
+    LABELLED_MULTIPLES,
+    MARKERS,
+    require,
+    scale_elbo_axis,
+    single_axes,
+)
 from pyro_turbovbi.diagnostics._panels import Panel, draw_panels, panel_width
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-_LABELLED_MULTIPLES = (1.0, 2.0, 5.0)
 _WIDEST = 1700
 _PAGE = 1200
 _COLOUR_LABEL = "P(kept)"
@@ -207,7 +214,7 @@ def elbo_curves(
             markersize=5,
             markevery=max(1, len(values) // 8),
         )
-    _scale_elbo_axis(axes, [v for values in curves.values() for v in values if math.isfinite(v)])
+    scale_elbo_axis(axes, [v for values in curves.values() for v in values if math.isfinite(v)])
     axes.locator_params(axis="x", integer=True)
     axes.legend(fontsize=9, frameon=False, loc="lower right")
     return figure
@@ -299,22 +306,9 @@ def _percent_axis(axes: matplotlib.axes.Axes) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=_LABELLED_MULTIPLES))
+    axes.xaxis.set_major_locator(LogLocator(subs=LABELLED_MULTIPLES))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _scale_elbo_axis(axes: matplotlib.axes.Axes, values: Sequence[float]) -> None:
-    magnitudes = [abs(value) for value in values if value != 0.0]
-    if magnitudes and max(magnitudes) > 20 * min(magnitudes):
-        from matplotlib.ticker import SymmetricalLogLocator
-
-        threshold = max(1.0, min(magnitudes))
-        axes.set_yscale("symlog", linthresh=threshold)
-        axes.yaxis.set_major_locator(
-            SymmetricalLogLocator(base=10, linthresh=threshold, subs=_LABELLED_MULTIPLES)
-        )
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
 
 
 def _wrapped(panels: Sequence[Panel]) -> list[list[Panel]]:

@@ -14,7 +14,7 @@ import pyro_turbovbi.cli.demo
 from pyro_turbovbi.cli import main
 from tests.cli.helpers import ptv
 
-COMMANDS = ("demo", "fit", "compare", "compress", "inspect", "init", "data")
+COMMANDS = ("demo", "fit", "compare", "compress", "report", "inspect", "init", "data")
 
 
 def test_arguments_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,27 @@ def compress(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A directory from `ptv fit`; others to compare."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="The page (default: report.html in the run)."
+        ),
+    ] = None,
+    show_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page about a run, in words and pictures; runs the code that its recipe names."""
+    from pyro_turbovbi.cli.report import report_runs
+
+    show(report_runs(runs, out, show=show_page), as_json=as_json)
+
+
+@app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file from `ptv compress`.")],
     as_json: AsJson = False,

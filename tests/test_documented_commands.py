@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,10 +42,15 @@ def rough_network() -> None:
     compress(net, masks, torch.randn(20, 6)).save("rough.ptv")
 
 
+def another_run() -> None:
+    run("ptv fit recipes/digits_chain.yaml --engine MAP --prior Normal --out runs/map")
+
+
 #: What a reader has by the time of a page's commands.
 GIVEN: dict[str, Callable[[], None]] = {
     "docs/command-line.md": houses,
     "docs/deploy.md": rough_network,
+    "docs/report.md": another_run,
 }
 
 
@@ -80,6 +86,7 @@ WITH_COMMANDS = [page for page in PAGES if runnable(page)]
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
 def test_the_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(webbrowser, "open", lambda url: True)
     for folder in BESIDE:
         shutil.copytree(ROOT / folder, folder)
     GIVEN.get(str(page.relative_to(ROOT)), lambda: None)()

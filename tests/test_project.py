@@ -104,6 +104,7 @@ def test_versions_agree() -> None:
     assert pyro_turbovbi.__version__ == version
     assert importlib.metadata.version("pyro-turbovbi") == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_every_requirement_is_pinned() -> None:

@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.scaling_page import render as render_scaling
+
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 HEADINGS = {
@@ -98,6 +100,24 @@ HEADINGS = {
     "times_smaller": "dense float32 bytes / file's",
     "flops": "FLOPs an input",
     "flops_reduction": "dense FLOPs / its",
+    "not_finite": "runs not finite",
+    "empty": "empty nets",
+    "damaged": "pruning changes the error by 0.3 points or more",
+    "gap_points": "change of the error by pruning, points",
+    "mean_error_percent": "error of the posterior mean, %",
+    "pruned_error_percent": "error of the pruned net, %",
+    "renewed_error_percent": "error with new statistics, %",
+    "batch": "batch",
+    "load": "load",
+    "adam_step_ms": "Adam, ms",
+    "turbo_step_ms": "Turbo, ms",
+    "lean_step_ms": "lean, ms",
+    "turbo_step_ratio": "Turbo / Adam",
+    "lean_step_ratio": "lean / Adam",
+    "exchange_ns_per_weight": "an exchange, ns a weight",
+    "adam_peak_floats": "Adam's peak, floats a parameter",
+    "turbo_peak_floats": "Turbo's peak",
+    "lean_peak_floats": "lean peak",
     "latency_1_us": "batch of 1, µs",
     "speed_up_1": "speed-up, batch of 1",
     "latency_256_us": "batch of 256, µs",
@@ -210,21 +230,29 @@ def outputs(root: Path) -> dict[Path, str]:
         The text that each file should have.
 
     Raises:
-        ValueError: The README has no results block.
+        ValueError: The README or the page on scaling has no results block.
     """
-    results = load_results(root / "benchmarks" / "results")
-    readme = root / "README.md"
-    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md needs a block between {BEGIN} and {END}")
+    folder = root / "benchmarks" / "results"
+    results = load_results(folder)
     short = [result for result in results if result.get("readme", True)]
-    block = f"{BEGIN}\n{render_results(short, brief=True)}\n{END}"
-    return {
-        readme: before + block + after,
+    readme, scaling = root / "README.md", root / "docs" / "scaling.md"
+    written = {
+        readme: _with_block(readme, render_results(short, brief=True)),
         root / "docs" / "benchmarks.md": render_benchmarks(results),
         root / "docs" / "gallery.md": render_gallery(root),
     }
+    if scaling.exists():
+        written[scaling] = _with_block(scaling, render_scaling(folder))
+    return written
+
+
+def _with_block(page: Path, content: str) -> str:
+    """The page with other content between its two marks."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page.name} needs a block between {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

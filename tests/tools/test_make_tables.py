@@ -43,7 +43,9 @@ RESULT = {
 }
 
 
-@pytest.mark.parametrize("relative", ["README.md", "docs/benchmarks.md", "docs/gallery.md"])
+@pytest.mark.parametrize(
+    "relative", ["README.md", "docs/benchmarks.md", "docs/gallery.md", "docs/scaling.md"]
+)
 def test_what_is_committed_is_what_the_generator_makes(tables: ModuleType, relative: str) -> None:
     path = ROOT / relative
     assert path.read_text() == tables.outputs(ROOT)[path], "run `make tables`"

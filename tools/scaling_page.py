@@ -1,0 +1,116 @@
+"""The measured part of `docs/scaling.md`: the recorded rows, and what follows for a large network.
+
+The projection multiplies recorded figures with each other; what it has to assume is in `ASSUMED`
+and is written out on the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+#: Weights of the projected network, and numbers of GPUs.
+WEIGHTS, GPUS = 1e9, (8, 64)
+#: Bytes a second that a GPU sends to others. Not measured here: the makers' figures, halved.
+ASSUMED = {8: 450e9 / 2, 64: 50e9 / 2}
+#: Floats that fused Adam reads and writes a parameter: p, g, m, v in; p, m, v out.
+ADAM_FLOATS = 7
+#: Floats a weight that a lean step needs beside what it holds: weight, noise, both gradients.
+STEP_FLOATS = 4
+#: Floats a weight that the lean mode holds, with the network's own weights and model reduction.
+LEAN_FLOATS = 8 + 1 + 2
+#: Steps between two passes of messages.
+INTERVAL = 100
+Row = Mapping[str, Any]
+
+
+def render(folder: Path) -> str:
+    """The tables of the page, in Markdown.
+
+    Args:
+        folder: `benchmarks/results`.
+    """
+    path = folder / "scaling.json"
+    if not path.exists():
+        return "Not measured yet."
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    gpu = json.loads((folder / "gpu" / "checks.json").read_text(encoding="utf-8"))
+    return "\n\n".join([_times(rows), _peaks(rows), _projection(rows, gpu)])
+
+
+def _times(rows: Sequence[Row]) -> str:
+    columns = {
+        "network": "method",
+        "batch": "batch",
+        "threads": "threads",
+        "Adam, ms": "adam_step_ms",
+        "Turbo / Adam": "turbo_step_ratio",
+        "lean / Adam": "lean_step_ratio",
+        "an exchange, ns a weight": "exchange_ns_per_weight",
+        "load": "load",
+    }
+    return _table(columns, [row for row in rows if "adam_step_ms" in row])
+
+
+def _peaks(rows: Sequence[Row]) -> str:
+    columns = {
+        "network": "method",
+        "batch": "batch",
+        "Adam": "adam_peak_floats",
+        "Turbo": "turbo_peak_floats",
+        "lean": "lean_peak_floats",
+    }
+    measured = [row for row in rows if "lean_peak_floats" in row]
+    return "Peak of resident memory, floats a parameter:\n\n" + _table(columns, measured)
+
+
+def projected(rows: Sequence[Row], gpu: Mapping[str, Any], gpus: int) -> dict[str, float]:
+    """Parts of a step of the lean mode with one copy of the network on every GPU.
+
+    Args:
+        rows: Recorded rows.
+        gpu: The recorded checks on a GPU.
+        gpus: How many.
+
+    Returns:
+        Gigabytes a GPU, and milliseconds of every part.
+    """
+    speed = gpu["checks"]["messages, speed"]
+    largest = max((r for r in rows if "lean_step_ratio" in r), key=lambda r: r["parameters"])
+    copy = 1e9 * speed["copy_GB_a_second"]
+    adam = 4 * ADAM_FLOATS * WEIGHTS / copy
+    exchange = 1e-9 * speed["ns_per_variable"]["row chains, full"] * WEIGHTS / gpus
+    gradients = 2 * (gpus - 1) / gpus * 4 * WEIGHTS / ASSUMED[gpus]
+    return {
+        "GB a GPU, held": 4e-9 * LEAN_FLOATS * WEIGHTS,
+        "GB a GPU, within a step": 4e-9 * (LEAN_FLOATS + STEP_FLOATS) * WEIGHTS,
+        "elementwise work, ms": 1e3 * adam * largest["lean_step_ratio"],
+        "sum of the gradients, ms": 1e3 * gradients,
+        "messages, ms a step": 1e3 * exchange / INTERVAL,
+    }
+
+
+def _projection(rows: Sequence[Row], gpu: Mapping[str, Any]) -> str:
+    if not any("lean_step_ratio" in row for row in rows):
+        return "Nothing to project from yet."
+    parts = {gpus: projected(rows, gpu, gpus) for gpus in GPUS}
+    lines = [[name, *(f"{parts[gpus][name]:.3g}" for gpus in GPUS)] for name in parts[GPUS[0]]]
+    headings = [f"{WEIGHTS:.0e} weights, lean mode", *(f"{gpus} GPUs" for gpus in GPUS)]
+    return _lines([headings, ["---"] * len(headings), *lines])
+
+
+def _table(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
+    cells = [[_cell(row.get(key)) for key in columns.values()] for row in rows]
+    return _lines([list(columns), ["---"] * len(columns), *cells])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _lines(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

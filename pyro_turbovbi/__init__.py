@@ -22,7 +22,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_turbovbi import distributions, engines, errors, kernels, likelihoods, priors, supports
+    from pyro_turbovbi import (
+        callbacks,
+        distributions,
+        engines,
+        errors,
+        kernels,
+        likelihoods,
+        priors,
+        report,
+        supports,
+    )
     from pyro_turbovbi.compression import (
         Compressed,
         LoadedPosterior,
@@ -58,6 +68,7 @@ __all__ = [
     "Regularity",
     "TurboVBI",
     "TurboVBIError",
+    "callbacks",
     "compare",
     "distributions",
     "engines",
@@ -71,6 +82,7 @@ __all__ = [
     "load_posterior",
     "priors",
     "regularity",
+    "report",
     "soft_targets",
     "supports",
 ]

@@ -18,15 +18,18 @@ TEST_ONLY = ("beartype", "hypothesis", "pandas", "sklearn")
 
 pytestmark = pytest.mark.slow
 
+# Hides packages in the way in which one that is not installed is not there.
 WITHOUT_EXTRAS = f"""
-import importlib.abc, sys
+import sys
+from importlib.machinery import PathFinder
 
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {(*EXTRAS, *TEST_ONLY)}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+class Others(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.partition(".")[0] in {(*EXTRAS, *TEST_ONLY)}
+        return None if hidden else PathFinder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path[sys.meta_path.index(PathFinder)] = Others
 """
 
 PROGRAM = """

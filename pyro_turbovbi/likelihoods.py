@@ -200,7 +200,8 @@ class Poisson(Likelihood):
         return _squeeze_like(y, output)
 
     def _check_domain(self, y: Tensor, output: Tensor) -> None:
-        if not bool(((y >= 0) & (y == y.round())).all()):
+        whole = y == y.round() if y.is_floating_point() else torch.ones_like(y, dtype=torch.bool)
+        if not bool(((y >= 0) & whole).all()):
             raise InvalidDataError(
                 "counts are out of range",
                 given=f"minimum {y.min().item()}",

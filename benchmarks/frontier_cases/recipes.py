@@ -101,9 +101,13 @@ def _plain(value: Any) -> Any:
         return type(value).__name__
 
 
+#: The rows were trained before inactive means were held at zero late in a training.
+UNSETTLED = engines.ModelReduction(settle=1.0)
+
+
 def turbo(**settings: Any) -> engines.Turbo:
     """The engine with the schedule that all our rows share, and settings of their own."""
-    return engines.Turbo(annealing=SpikeAnnealing(until=0.9), **settings)
+    return engines.Turbo(annealing=SpikeAnnealing(until=0.9), reduction=UNSETTLED, **settings)
 
 
 #: Dense networks whose belief is taught.

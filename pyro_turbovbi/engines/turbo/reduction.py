@@ -60,6 +60,9 @@ class ModelReduction:
         full: Fraction after which it is applied in full: the least needed weights go first.
         until: Fraction after which no further weight is decided on: the rest of the training is for
             those that stay.
+        settle: Fraction after which the means of inactive weights are held at zero, so that the
+            others make up for what these still did, and cutting them changes nothing; 1 switches
+            it off.
 
     Raises:
         InvalidArgumentError: if a number is out of range or the fractions are out of order.
@@ -69,14 +72,15 @@ class ModelReduction:
     start: float = 0.1
     full: float = 0.6
     until: float = 0.8
+    settle: float = 0.9
 
     def __post_init__(self) -> None:
-        ordered = 0.0 <= self.start < self.full <= self.until <= 1.0
+        ordered = 0.0 <= self.start < self.full <= self.until <= self.settle <= 1.0
         if not 0.0 <= self.strength <= 1.0 or not ordered:
             raise InvalidArgumentError(
                 "model reduction is out of range",
                 given=self,
-                accepted="strength in [0, 1] and 0 <= start < full <= until <= 1",
+                accepted="strength in [0, 1] and 0 <= start < full <= until <= settle <= 1",
             )
 
     def share_at(self, progress: float) -> float:
@@ -87,6 +91,10 @@ class ModelReduction:
     def decides_at(self, progress: float) -> bool:
         """Whether weights are still decided on at a fraction `progress` of the training."""
         return self.strength > 0.0 and self.start < progress <= self.until
+
+    def settles_at(self, progress: float) -> bool:
+        """Whether inactive means are held at zero at a fraction `progress` of the training."""
+        return self.strength > 0.0 and self.settle < 1.0 and progress >= self.settle
 
 
 class Reduced(NamedTuple):

@@ -174,6 +174,10 @@ class TurboSettings:
         possible = self.factorisation == "structured" and self.weights == "diagonal"
         return possible and self.reduction is not None and self.reduction.strength > 0.0
 
+    def settles_at(self, progress: float) -> bool:
+        """Whether inactive means are held at zero at a fraction `progress` of the training."""
+        return self.reduces and self.reduction is not None and self.reduction.settles_at(progress)
+
     def completed(self: SettingsT, model: object) -> SettingsT:
         """The same settings with those that are None as they suit a model.
 

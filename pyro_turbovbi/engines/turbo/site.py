@@ -216,6 +216,11 @@ class ThreeLayerSite(SiteState):
             self._deciding = schedule.decides_at(progress)
             self._reach = REACH * self.travel * self._settings.travel_left_at(progress)
 
+    @torch.no_grad()
+    def clear_inactive(self) -> None:
+        """Put the means of inactive elements to zero."""
+        self._factor.loc.mul_(self.probs > 0.5)
+
     def _decide(self, second_moment: Tensor) -> None:
         """Let model reduction decide anew; E[rho] must still be that of the last steps."""
         if not self._deciding:

@@ -126,9 +126,24 @@ def test_schedule(progress: float, share: float, decides: bool) -> None:
     assert schedule.decides_at(progress) is decides
 
 
+def test_inactive_means_are_held_at_zero_in_the_end() -> None:
+    assert [ModelReduction().settles_at(progress) for progress in (0.0, 0.89, 0.9, 1.0)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert not ModelReduction(settle=1.0).settles_at(1.0)
+    assert not ModelReduction(strength=0.0).settles_at(1.0)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"strength": 1.5}, {"start": 0.7}, {"full": 0.9}, {"until": 1.2}, {"start": -0.1}],
+    [
+        {"strength": 1.5},
+        {"start": 0.7},
+        {"full": 0.9},
+        {"until": 1.2},
+        {"start": -0.1},
+        {"settle": 0.7},
+    ],
 )
 def test_schedule_out_of_order(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidArgumentError, match="model reduction is out of range"):

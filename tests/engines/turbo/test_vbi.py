@@ -353,6 +353,25 @@ def test_pruned_net_is_like_the_posterior_mean() -> None:
     assert errors[1] < 0.2
 
 
+@pytest.mark.parametrize("gates", [None, "shared"])
+def test_a_pruned_classifier_is_its_posterior_mean(gates: Any) -> None:
+    """Batch normalisation makes small weights count; held at zero, they have been replaced."""
+    x, y = sparse_problem()
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(40, 20, bias=False), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 2)
+    )
+    prior = priors.ThreeLayer(supports.Chain(0.1, 2.0), gates=gates)
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=prior)
+    engine = Turbo(lr=1e-2, gates_from=0.3)
+    fit = ptv.fit(bnn, (x, (y > 0).long()), engine=engine, epochs=30, progress=False)
+    mean, masks = fit.posterior.mean(), fit.masks()
+    assert all(bool((mean[name][~mask] == 0.0).all()) for name, mask in masks.items())
+    assert 0.0 < float(masks["0.weight"].float().mean()) < 1.0
+    pruned = masked(fit.mean_net(), masks)
+    torch.testing.assert_close(pruned(x), fit.mean_net()(x))
+
+
 @pytest.mark.parametrize(("start", "kept"), [(1.0, True), (15.0, False)])
 def test_a_narrow_spike_from_the_start_freezes_weights_dense(start: float, kept: bool) -> None:
     """Why annealing is the default: without it, weights that see no data stay in a slab of

@@ -181,6 +181,7 @@ class TurboVBI:
         self._decay_rates()
         self._optimizer.step()
         self.steps_done += 1
+        self._settle()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -309,6 +310,7 @@ class TurboVBI:
         for site in self.sites.values():
             site.anneal(self.progress)
         self._exchange({factor.name: factor.second_moment() for factor in self._factors})
+        self._settle()
 
     def _exchange(self, second_moments: dict[str, Tensor]) -> None:
         for name, site in self.sites.items():
@@ -331,6 +333,13 @@ class TurboVBI:
         else:
             for name, site in self.sites.items():
                 site.refresh(by_name[name])
+
+    def _settle(self) -> None:
+        """Late in a training, what is inactive is zero, so that cutting it changes nothing."""
+        if self.settings.settles_at(self.progress):
+            for site in self.sites.values():
+                if isinstance(site, ThreeLayerSite):
+                    site.clear_inactive()
 
     @torch.no_grad()
     def _draw(self, noises: list[Tensor]) -> _Draw:

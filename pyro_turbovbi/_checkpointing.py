@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Literal
 
 from pyro_turbovbi.batches import as_batches
+from pyro_turbovbi.distributed import World
 from pyro_turbovbi.engines.protocol import Resumable
 from pyro_turbovbi.errors import (
     CheckpointError,
@@ -36,19 +37,20 @@ class Keeper:
     Args:
         settings: Where, and which.
         every: Epochs between two.
+        world: The processes that train together; the first one has the files.
 
     Raises:
         InvalidArgumentError: If `every` is not positive.
         StorageError: If there can be no such directory.
     """
 
-    def __init__(self, settings: Checkpoints, every: int) -> None:
+    def __init__(self, settings: Checkpoints, every: int, world: World) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InvalidArgumentError(
                 "checkpoint_every is out of range", given=every, accepted="1, 2, ... epochs"
             )
-        self._settings, self._every = settings, every
-        self._store = CheckpointStore(settings.directory, settings.keep)
+        self._settings, self._every, self._world = settings, every, world
+        self._store = world.first_one(lambda: CheckpointStore(settings.directory, settings.keep))
         self._identity: Identity = {}
         self._failed = False
 
@@ -67,17 +69,9 @@ class Keeper:
         """
         self._check(run, resume)
         self._identity = run.identity()
-        if resume is not True and resume != "best" and not self._store.steps:
-            self._write(run, None)
-        elif resume is False:
-            raise CheckpointError(
-                "the directory holds checkpoints already",
-                given=str(self._settings.directory),
-                accepted='resume="auto" or True to go on from them, another directory, or an empty '
-                "one",
-            )
-        else:
-            self._take_up(run, resume)
+        state = self._world.first_one(lambda: self._found(run, resume))
+        if state is not None:
+            run.load(state)
 
     def after_epoch(self, run: Run) -> None:
         """Write a checkpoint if one is due; the last epoch's is always."""
@@ -91,7 +85,18 @@ class Keeper:
         if every is not None and run.steps_done % every == 0:
             self._try_to_write(run, None)
 
-    def _take_up(self, run: Run, resume: Resume) -> None:
+    def _found(self, run: Run, resume: Resume) -> Tree:
+        """The state to go on from; None where there was none: then the first is written."""
+        if resume is not True and resume != "best" and not self._store.steps:
+            self._write(run, None)
+            return None
+        if resume is False:
+            raise CheckpointError(
+                "the directory holds checkpoints already",
+                given=str(self._settings.directory),
+                accepted='resume="auto" or True to go on from them, another directory, or an empty '
+                "one",
+            )
         best = resume == "best"
         found: Checkpoint = self._store.best() if best else self._store.newest()
         differing = differences(self._identity, found.state["identity"])
@@ -101,7 +106,7 @@ class Keeper:
                 given=differing,
                 accepted="the same net, prior, data and settings, or another directory",
             )
-        run.load(found.state["run"])
+        return found.state["run"]
 
     def _try_to_write(self, run: Run, score: float | None) -> None:
         try:
@@ -118,7 +123,9 @@ class Keeper:
 
     def _write(self, run: Run, score: float | None) -> None:
         saved: Tree = run.saved()
-        run.mark_good(saved)
+        run.mark_good(saved)  # in all processes: they go back together
+        if not self._world.first:
+            return
         state = {"identity": self._identity, "run": saved}
         self._store.write(run.steps_done, score, state)
 

@@ -23,6 +23,7 @@ from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi._random import seeded
 from pyro_turbovbi.batches import Batch, Batches, to_device
 from pyro_turbovbi.checks import check_data
+from pyro_turbovbi.distributed import ALONE, World
 from pyro_turbovbi.engines.protocol import AnyEngine, Plan, Resumable
 from pyro_turbovbi.engines.turbo import Turbo
 from pyro_turbovbi.errors import NumericalError, TrainingWarning, UnsupportedError
@@ -71,6 +72,7 @@ class Run:
         epochs: Passes over the data.
         device: Where to train.
         seed: Seed of everything random, which has been set.
+        world: The processes that train together.
 
     Attributes:
         history: Records of the epochs that are done.
@@ -85,9 +87,10 @@ class Run:
         epochs: int,
         device: torch.device,
         seed: int,
+        world: World = ALONE,
     ) -> None:
         self.bnn, self.batches, self.engine, self.device = bnn, batches, engine, device
-        self.epochs = epochs
+        self.epochs, self.world = epochs, world
         self.random = RandomSources(device, batches.generators)
         bnn.num_data = batches.num_data
         data, start = DataDigest(), start_digest(bnn.net)
@@ -103,7 +106,8 @@ class Run:
         )
         self.history = History()
         self.started = time.perf_counter()
-        plan = Plan(batches.num_data, epochs * len(batches), self.example)
+        self._require_same_start()
+        plan = Plan(batches.num_data, epochs * len(batches), self.example, world)
         with buffers_kept(bnn):
             self.state = engine.init(bnn.train(), plan)
         self._position = Position()
@@ -130,12 +134,13 @@ class Run:
         bar = tqdm(
             total=self.epochs * len(self.batches),
             initial=self.steps_done,
-            disable=not progress,
+            disable=not (progress and self.world.first),
             unit="step",
             leave=False,
         )
         with bar:
             while len(self.history) < self.epochs:
+                self._require_same_order()
                 record = self._guarded_epoch(bar, keeper)
                 self.history.append(record)
                 self._position = Position()
@@ -229,6 +234,27 @@ class Run:
         }
         return {name: described(value) for name, value in aspects.items()}
 
+    def _require_same_start(self) -> None:
+        """Several processes must start from the same net and read the same data."""
+        if self.world.alone:
+            return
+        first = DataDigest()
+        for _ in first.reading([self.example]):
+            pass
+        self.world.require_same(
+            self.identity() | {"first batch": first.value},
+            "the same script in all of them, with a seed set before the net and the data are made",
+        )
+
+    def _require_same_order(self) -> None:
+        """Several processes must go on drawing the same weights and the same order of the data."""
+        if not self.world.alone:
+            self.world.require_same(
+                {"random states": self.random.digest()},
+                "transforms, samplers and callbacks that draw the same from torch's generators in "
+                "all of them",
+            )
+
     def _guarded_epoch(self, bar: Any, keeper: Keeper | None) -> EpochRecord:
         """One epoch; where a step fails for the first time, once more from the last good state."""
         self._good = self._last_good()
@@ -238,12 +264,13 @@ class Run:
             located = _located(error, len(self.history) + 1)
             if not self._go_back():
                 raise located from error
-            warnings.warn(
-                f"{located}. Training goes on from step {self.steps_done}, with learning rates "
-                f"{CAUTION:g} times as large",
-                TrainingWarning,
-                stacklevel=4,
-            )
+            if self.world.first:
+                warnings.warn(
+                    f"{located}. Training goes on from step {self.steps_done}, with learning rates "
+                    f"{CAUTION:g} times as large",
+                    TrainingWarning,
+                    stacklevel=4,
+                )
             bar.n = self.steps_done
         return self._guarded_epoch(bar, keeper)
 

@@ -89,6 +89,10 @@ class CheckpointError(TurboVBIError, RuntimeError):
     """There is no intact checkpoint, or those there are belong to another training."""
 
 
+class DistributedError(TurboVBIError, RuntimeError):
+    """Processes that train together cannot reach each other, or are not doing the same."""
+
+
 class DataNotFoundError(TurboVBIError, FileNotFoundError, RuntimeError):
     """A data set is not on this machine; the message says how to get it."""
 

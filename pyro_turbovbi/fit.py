@@ -11,9 +11,10 @@ import torch
 from pyro_turbovbi._checkpointing import Keeper, Resume
 from pyro_turbovbi._run import Callback, Run, Snapshot
 from pyro_turbovbi.batches import Data, as_batches, as_tensors
+from pyro_turbovbi.distributed import World
 from pyro_turbovbi.engines.protocol import AnyEngine, Engine
 from pyro_turbovbi.engines.turbo import Turbo
-from pyro_turbovbi.errors import InvalidArgumentError, SiteError
+from pyro_turbovbi.errors import InvalidArgumentError, SiteError, UnsupportedError
 from pyro_turbovbi.guards import check_supports
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.persistence.checkpoints import Checkpoints
@@ -39,6 +40,10 @@ def fit(
     resume: Resume = "auto",
 ) -> Fit:
     """Fit a lifted net.
+
+    Where `torch.distributed` is in use, all of its processes train one net together: each calls
+    `fit` with the same arguments, works on its part of every batch, and gets the same `Fit`. The
+    first one alone writes checkpoints and shows the bar. See `pyro_turbovbi.distributed`.
 
     Args:
         bnn: From `ptv.lift`; it is copied and not changed.
@@ -70,11 +75,13 @@ def fit(
     Raises:
         InvalidArgumentError, InvalidDataError, ShapeError: before any training, if something does
             not fit.
-        UnsupportedError: if the engine cannot handle the model, or cannot be resumed and is to be.
+        UnsupportedError: if the engine cannot handle the model, cannot be resumed and is to be, or
+            is to train in several processes and cannot.
         CheckpointError: if no checkpoint is intact, those there are belong to another training, or
             do not fit `resume`.
         StorageError: if the first checkpoint cannot be written. (A later one that cannot is a
             `CheckpointWarning`, and the training goes on.)
+        DistributedError: if other processes of this training are gone, or do another one.
         NumericalError: if a loss, a gradient or a message stops being finite, also after a return
             to the last good state with a tenth of the learning rate, which is a `TrainingWarning`.
 
@@ -85,7 +92,9 @@ def fit(
     engine = engine if engine is not None else Turbo()
     _check_arguments(bnn, engine, epochs)
     _check_autocast(autocast)
-    keeper = _keeper(checkpoint, checkpoint_every, resume)
+    world = World.current()
+    _check_world(world, engine)
+    keeper = _keeper(checkpoint, checkpoint_every, resume, world)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = copy.deepcopy(bnn).to(place)
     model.autocast = autocast
@@ -96,12 +105,13 @@ def fit(
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        run = Run(model, batches, engine, epochs, place, seed)
+        run = Run(model, batches, engine, epochs, place, seed, world)
         if keeper is not None:
             keeper.begin(run, resume)
         best = resume == "best"
         result = run.conclude() if best else run.train(callbacks, progress, keeper)
-    check_supports(result, run.example, run.steps_done)
+    if world.first:
+        check_supports(result, run.example, run.steps_done)
     return result
 
 
@@ -159,7 +169,10 @@ _FULL = 2**62
 
 
 def _keeper(
-    checkpoint: str | os.PathLike[str] | Checkpoints | None, every: int, resume: Resume
+    checkpoint: str | os.PathLike[str] | Checkpoints | None,
+    every: int,
+    resume: Resume,
+    world: World,
 ) -> Keeper | None:
     if checkpoint is None:
         if resume in (True, "best"):
@@ -170,7 +183,7 @@ def _keeper(
             )
         return None
     settings = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
-    return Keeper(settings, every)
+    return Keeper(settings, every, world)
 
 
 def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
@@ -203,6 +216,15 @@ def _check_engine(engine: object) -> None:
         problem = f"the engine lacks {', '.join(missing)}"
         accepted = f"an object with {', '.join(members)}"
     raise InvalidArgumentError(problem, given=engine, accepted=accepted)
+
+
+def _check_world(world: World, engine: AnyEngine) -> None:
+    if not world.alone and not getattr(engine, "distributed", False):
+        raise UnsupportedError(
+            f"engine {engine.name!r} cannot train in several processes",
+            given=f"{world.size} processes",
+            accepted='engines.Turbo() with weights="diagonal", or one process',
+        )
 
 
 def _check_autocast(autocast: object) -> None:

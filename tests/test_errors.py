@@ -21,6 +21,7 @@ STANDARD = {
     "ArtifactError": ValueError,
     "StorageError": OSError,
     "CheckpointError": RuntimeError,
+    "DistributedError": RuntimeError,
     "DataNotFoundError": FileNotFoundError,
 }
 

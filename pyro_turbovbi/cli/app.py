@@ -122,6 +122,7 @@ def fit(
     """Train what a recipe declares; runs the code that it names."""
     from pyro_turbovbi.cli.declaration import declare
     from pyro_turbovbi.cli.fit import fit_recipe
+    from pyro_turbovbi.distributed import is_first
 
     recipe = declare(
         source,
@@ -137,7 +138,7 @@ def fit(
     result = fit_recipe(
         recipe, source, out, resume=resume, checkpoint_every=checkpoint_every, progress=progress
     )
-    if result is not None:
+    if result is not None and is_first():
         show(result, as_json=as_json)
     if result is None or not result.finished:
         raise typer.Exit(INTERRUPTED)

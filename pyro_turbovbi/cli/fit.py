@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyro_turbovbi import distributed
 from pyro_turbovbi._random import seeded
 from pyro_turbovbi.cli.runs import Run, default_run
 from pyro_turbovbi.data import Splits
 from pyro_turbovbi.diagnostics.evaluation import Metrics
+from pyro_turbovbi.distributed import World
 from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.fit import Snapshot
 from pyro_turbovbi.recipe import Ingredients, Recipe
@@ -79,6 +81,9 @@ def fit_recipe(
 ) -> FitResult | None:
     """Trains a recipe and writes a run.
 
+    Processes that `torchrun` has started train together; the first one writes the run. Those that
+    it has started anew, after one had died, go on with what is in the run.
+
     Args:
         recipe: What to train. The code that it names is run.
         source: The file that it came from, which names the run; or a run to go on with.
@@ -94,12 +99,40 @@ def fit_recipe(
     Raises:
         TurboVBIError: If something is wrong with the recipe, with what it names, or with `out`.
     """
+    with distributed.session() as world:
+        run = world.first_one(lambda: _run(recipe, source, out, resume=resume))
+        made = recipe.build()
+        if not resume:
+            world.first_one(lambda: _begin(run, recipe))
+        return _fit(world, recipe, run, made, resume, checkpoint_every, progress)
+
+
+def _run(recipe: Recipe, source: Path, out: Path | None, *, resume: bool) -> Run:
+    """Where the run is, or will be."""
     run = Run(out or source) if out or source.is_dir() else default_run(source.stem, resume=resume)
     if resume:
         run.check_resumable()
-    made = recipe.build()
-    if not resume:
+    elif distributed.restarted() and not out:
+        last = default_run(source.stem, resume=True)
+        return last if last.goes_on(recipe) else run
+    return run
+
+
+def _begin(run: Run, recipe: Recipe) -> None:
+    if not (distributed.restarted() and run.goes_on(recipe)):
         run.begin(recipe)
+
+
+def _fit(
+    world: World,
+    recipe: Recipe,
+    run: Run,
+    made: Ingredients,
+    resume: bool,
+    checkpoint_every: int,
+    progress: bool,
+) -> FitResult | None:
+    """The training itself; all processes get the result of the first one."""
     latest = _Latest()
     try:
         fitted = recipe.fit(
@@ -110,16 +143,21 @@ def fit_recipe(
             checkpoint_every=checkpoint_every or 1,
             resume=resume or "auto",
         )
-        result = _result(run, recipe, fitted, made)
-        run.save(fitted, result.to_dict())
+        return world.first_one(lambda: _saved(run, recipe, fitted, made))
     except KeyboardInterrupt:
-        return _kept(run, recipe, latest.fit)
-    except UnsupportedError as error:
-        run.discard()
-        raise _for_the_command_line(error) from error
-    except Exception:
-        run.discard()
+        return _kept(run, recipe, latest.fit) if world.first else None
+    except Exception as error:
+        if world.first:
+            run.discard()
+        if isinstance(error, UnsupportedError):
+            raise _for_the_command_line(error) from error
         raise
+
+
+def _saved(run: Run, recipe: Recipe, fitted: Fit, made: Ingredients | None) -> FitResult:
+    """Writes a run; returns what was achieved."""
+    result = _result(run, recipe, fitted, made)
+    run.save(fitted, result.to_dict())
     return result
 
 
@@ -135,9 +173,7 @@ class _Latest:
 def _kept(run: Run, recipe: Recipe, reached: Fit | None) -> FitResult | None:
     """What is left of a training after Ctrl-C."""
     if reached is not None:
-        result = _result(run, recipe, reached, None)
-        run.save(reached, result.to_dict())
-        return result
+        return _saved(run, recipe, reached, None)
     how = f"ptv fit {shlex.quote(str(run.directory))} --resume"
     kept = f"go on with: {how}" if run.can_resume else "nothing is kept"
     print(f"interrupted before the end of an epoch; {kept}", file=sys.stderr)

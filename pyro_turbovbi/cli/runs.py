@@ -100,6 +100,11 @@ class Run:
             self.discard()
             raise
 
+    def goes_on(self, recipe: Recipe) -> bool:
+        """Whether a training of this very recipe was begun here and has not been finished."""
+        begun = self.recipe_file.is_file() and not self.fit_file.exists()
+        return begun and Recipe.load(self.recipe_file) == recipe
+
     def check_resumable(self) -> None:
         """Refuses a run that there is nothing to go on with.
 

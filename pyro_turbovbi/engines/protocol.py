@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.distributed import ALONE, World
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import Posterior
 
@@ -21,11 +22,13 @@ class Plan:
         num_data: Size N of the data set; batch log-likelihoods are scaled by N / batch.
         num_steps: Steps that will be taken; schedules span them.
         example: One batch, on the model's device.
+        world: The processes that train together.
     """
 
     num_data: int
     num_steps: int
     example: Batch
+    world: World = ALONE
 
 
 @runtime_checkable
@@ -35,6 +38,10 @@ class Engine(Protocol[State]):
     Attributes:
         name: Short name for tables.
         full_batch: True where every step needs the whole data set as its batch.
+
+    An engine for several processes has one attribute more, `distributed`, which is True. `step` and
+    `evaluate` are then given the whole batch in every process; the engine takes its part of it, and
+    must give the same loss in all of them. See `World`.
     """
 
     @property

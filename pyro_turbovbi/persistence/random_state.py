@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pyro_turbovbi.batches import Batches
-from pyro_turbovbi.persistence.trees import Tree
+from pyro_turbovbi.persistence.trees import Tree, split
 from pyro_turbovbi.training import DataDigest
 
 
@@ -40,6 +41,13 @@ class RandomSources:
             torch.cuda.set_rng_state(saved["device"], self.device)
         for generator, state in zip(self.generators, saved["generators"], strict=True):
             generator.set_state(state)
+
+    def digest(self) -> str:
+        """The present state of all of them in short, in hexadecimal."""
+        digest = hashlib.blake2b(digest_size=8)
+        for tensor in split(self.state())[1].values():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
 
     def repeats(self, batches: Batches) -> bool:
         """Whether data comes the same way again after `restore`, as far as its first batch tells.

@@ -79,6 +79,35 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     assert ptv("fit", "my run", "--resume").exit_code == 1, "there is nothing left to do"
 
 
+def killed(patch: pytest.MonkeyPatch) -> None:
+    """Makes a training end after an epoch as if the process were gone."""
+
+    def end(*_args: object) -> None:
+        raise SystemExit(137)
+
+    patch.setattr(fitting._Latest, "__call__", end)
+
+
+def test_torchrun_goes_on_in_the_run_that_was_begun(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(here)
+    assert ptv("fit", "recipe.yaml").exit_code == 0
+    with monkeypatch.context() as patch:
+        killed(patch)
+        assert ptv("fit", "recipe.yaml").exit_code == 137
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert ptv("fit", "recipe.yaml").exit_code == 0
+    assert sorted(path.name for path in (here / "runs").iterdir()) == ["recipe", "recipe-2"]
+    assert losses(here / "runs" / "recipe-2") == losses(here / "runs" / "recipe")
+    assert ptv("fit", "recipe.yaml", "--out", "runs/recipe").exit_code == 1, "that is finished"
+    with monkeypatch.context() as patch:
+        killed(patch)
+        ptv("fit", "recipe.yaml", "--out", "here")
+    assert ptv("fit", "recipe.yaml", "--epochs", 3, "--out", "here").exit_code == 1, "another one"
+    assert ptv("fit", "recipe.yaml", "--out", "here").exit_code == 0
+
+
 def test_interrupted_before_an_epoch_was_done(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_recipe(here)
     interrupt(monkeypatch, epoch=1)

@@ -211,7 +211,7 @@ class NarrowTurbo(TurboVBI):
     def __init__(self, whole: TurboVBI, selection: Selection, batch: Batch) -> None:
         assert isinstance(whole.model, BayesianNet)
         net = NarrowNet(whole.model, selection)
-        super().__init__(net, settings=whole.settings, num_steps=whole.num_steps)
+        super().__init__(net, settings=whole.settings, num_steps=whole.num_steps, world=whole.world)
         self.steps_done = whole.steps_done
         self._whole, self.selection = whole, selection
         self.guide = TurboGuide(net.sites)

@@ -89,12 +89,17 @@ class Turbo(TurboSettings):
         """True for exact weights."""
         return self.weights == "exact"
 
+    @property
+    def distributed(self) -> bool:
+        """Whether several processes can train together: not with exact weights."""
+        return self.weights != "exact"
+
     def init(self, bnn: BayesianNet, plan: Plan) -> TurboState:
         """See `Engine.init`."""
         if self.weights == "exact":
             return LinearGaussianState(bnn, self, plan.num_steps)
         make = LeanTurboVBI if self.lean else TurboVBI
-        state = make(bnn, settings=self, num_steps=plan.num_steps)
+        state = make(bnn, settings=self, num_steps=plan.num_steps, world=plan.world)
         state.setup(*plan.example)
         if self.compact_every is not None or self.reorder_every is not None:
             return RestructuringTurbo(

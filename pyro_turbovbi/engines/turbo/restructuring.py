@@ -125,7 +125,8 @@ class RestructuringTurbo:
         reorder &= self.active.progress < ORDER_UNTIL
         if compact:
             self._compacted = done
-            compact = agrees(self.active, batch)
+            agreed = agrees(self.active, batch)
+            compact = self.active.world.first_one(lambda: agreed)  # a tie must not divide us
         if not compact and not reorder:
             return
         narrow, whole = isinstance(self.active, NarrowTurbo), self.update_whole()

@@ -16,7 +16,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_turbovbi._pyro import buffers_kept
+from pyro_turbovbi.distributed import ALONE, World
 from pyro_turbovbi.engines._optimizers import load_optimizer, optimizer_state, scale_rates
+from pyro_turbovbi.engines.turbo import sharding
 from pyro_turbovbi.engines.turbo.settings import LR, TurboSettings
 from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates, put_blame
 from pyro_turbovbi.engines.turbo.site import SiteState, ThreeLayerSite, make_site
@@ -53,6 +55,8 @@ class TurboVBI:
             rates and decay.
         settings: Everything else, see `TurboSettings`.
         num_steps: Number of steps that the schedules span; further steps keep their final values.
+        world: The processes that train a lifted net together. `step` and `evaluate_loss` take the
+            whole batch in each of them, batch first in every argument, and must be called alike.
 
     Attributes:
         guide: The `TurboGuide` being fitted; exists after `setup` or the first step.
@@ -73,6 +77,7 @@ class TurboVBI:
         *,
         settings: TurboSettings | None = None,
         num_steps: int = DEFAULT_STEPS,
+        world: World = ALONE,
     ) -> None:
         if isinstance(optim, PyroLRScheduler) or getattr(optim, "pt_clip_args", None):
             raise InvalidArgumentError(
@@ -93,6 +98,7 @@ class TurboVBI:
         self.model = model
         self.settings = (settings or TurboSettings()).completed(model)
         self.num_steps = num_steps
+        self.world = world
         self.steps_done = 0
         self.sites: dict[str, SiteState] = {}
         self._optim = optim
@@ -162,12 +168,13 @@ class TurboVBI:
         draw = self._draw(self._training_noise())
         self._closed_form_updates(draw.second_moments)
         try:
-            log_joint = self._log_joint(draw.weights, *args, **kwargs)
+            log_joint = self._own_log_joint(draw.weights, *args, **kwargs)
         except ValueError as error:  # Pyro refuses the parameters of a distribution
             raise self._not_finite(str(error).partition(":")[0]) from error
         for parameter in self._others:
             parameter.grad = None
         (-log_joint).backward()
+        self._add_up(log_joint, draw)
         self._set_gradients(draw)
         # Read at the end and in one go: on a GPU this is where the step waits for the device.
         prior, likelihood, gradients = _read(
@@ -300,7 +307,8 @@ class TurboVBI:
         if not self.sites:
             self.setup(*args, **kwargs)
         draw = self._draw(self._fresh_noise())
-        log_joint = self._log_joint(draw.weights, *args, **kwargs)
+        log_joint = self._own_log_joint(draw.weights, *args, **kwargs)
+        self.world.add(log_joint)
         prior, likelihood = _read(self._prior_loss(draw.second_moments), log_joint)
         return prior - likelihood
 
@@ -313,8 +321,11 @@ class TurboVBI:
         self._settle()
 
     def _exchange(self, second_moments: dict[str, Tensor]) -> None:
-        for name, site in self.sites.items():
-            site.exchange(second_moments[name])
+        if self.world.alone:
+            for name, site in self.sites.items():
+                site.exchange(second_moments[name])
+        else:
+            sharding.exchange(self.world, self.sites, self._factors, second_moments)
         if self.gates is not None:
             gated = [site for site in self.sites.values() if isinstance(site, GatedSpikeSlab)]
             self.gates.exchange(gated, second_moments, self.progress)
@@ -368,6 +379,26 @@ class TurboVBI:
             for noise in self._noises:
                 noise.neg_()
         return self._noises
+
+    def _own_log_joint(self, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """This process's part of the log joint: all of it where there is no other process."""
+        if self.world.alone:
+            return self._log_joint(weights, *args, **kwargs)
+        part = self.world.part(args)
+        device = next(iter(weights.values())).device
+        with self.world.apart(part, device, self.steps_done):
+            return part.share * self._log_joint(weights, *part.arguments, **kwargs)
+
+    @torch.no_grad()
+    def _add_up(self, log_joint: Tensor, draw: _Draw) -> None:
+        """Put log joint and gradients of the whole batch in the place of this process's part."""
+        if self.world.alone:
+            return
+        for parameter in self._others:
+            if parameter.grad is None:  # another process may have used it
+                parameter.grad = torch.zeros_like(parameter)
+        used = [p.grad for p in (*draw.weights.values(), *self._others) if p.grad is not None]
+        self.world.add(log_joint.detach(), *used)
 
     def _log_joint(self, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Log joint of data and other latents given weights, minus ln q(other latents)."""

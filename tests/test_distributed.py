@@ -20,8 +20,8 @@ from pyro_turbovbi.distributed import ALONE, World
 from pyro_turbovbi.errors import DistributedError, InvalidArgumentError, StorageError
 from tests import together
 from tests.cli.helpers import write_table
+from tests.pages import DOCS, ROOT, run_page
 
-ROOT = Path(__file__).resolve().parents[1]
 #: Relative difference that is left to the order of sums.
 EXACT, SINGLE = 1e-10, 1e-5
 SIZE = 2
@@ -266,6 +266,14 @@ def test_processes_that_do_not_come_are_not_waited_for_for_ever(
         distributed.init(timeout=0.1)
     with pytest.raises(InvalidArgumentError, match="timeout is out of range; given: 0"):
         distributed.init(timeout=0.0)
+
+
+def test_the_page_on_several_processes_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(DOCS / "distributed.md", {"epochs=30": "epochs=1, progress=False"})
+    assert (tmp_path / "digits.ptv").stat().st_size > 0
 
 
 def test_a_restart_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:

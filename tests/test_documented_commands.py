@@ -25,6 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 
 #: Commands that are not run, by how they begin, and why.
 EXEMPT = {
+    "torchrun ": "starts several processes, which `test_distributed` does",
     "make ": "makes an environment and runs these very tests, or trains for minutes",
 }
 #: Folders of the repository that a reader stands beside.

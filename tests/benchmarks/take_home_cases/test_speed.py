@@ -76,7 +76,8 @@ def test_every_runtime_is_timed_against_the_dense_network(monkeypatch: pytest.Mo
     assert list(found["seconds"]) == ["1", "4"]
     for seconds in found["seconds"].values():
         assert set(seconds) == {
-            "dense, torch", "dense, onnxruntime", "torch", "onnxruntime", "torch, accelerated",
+            "dense, torch", "dense, onnxruntime", "dense, torch, accelerated",
+            "torch", "onnxruntime", "torch, accelerated",
         }  # fmt: skip
         assert all(value > 0 for value in seconds.values())
     assert {len(kernels) for kernels in found["kernels"].values()} == {3}

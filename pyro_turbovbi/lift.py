@@ -25,6 +25,8 @@ from pyro_turbovbi.priors.unit_gates import Gates, WeightGates, unit_gates
 
 #: Layers whose weight matrices get the default prior.
 MATRIX_LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+#: Types in which no net is lifted.
+HALF = (torch.float16, torch.bfloat16)
 _BIAS_NAMES = ("bias", "in_proj_bias", "bias_k", "bias_v")
 #: Name of the observed site.
 TARGET = "y"
@@ -48,7 +50,8 @@ def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None
         InvalidArgumentError: if an argument is of the wrong kind.
         InvalidDataError: if the net has NaN or infinite weights.
         SiteError: if a pattern of `prior` matches no parameter.
-        UnsupportedError: if a lazy module has not seen its first input yet.
+        UnsupportedError: if a lazy module has not seen its first input yet, or a parameter is in
+            half precision.
     """
     if not isinstance(net, nn.Module):
         raise InvalidArgumentError(
@@ -271,6 +274,13 @@ def _check_parameters(net: nn.Module) -> None:
             raise UnsupportedError(
                 f"parameter {name!r} of a lazy module has no shape yet",
                 accepted="a net that has been run once on an example input",
+            )
+        if parameter.dtype in HALF:
+            raise UnsupportedError(
+                f"parameter {name!r} of the net is in half precision, too coarse for a posterior",
+                given=parameter.dtype,
+                accepted="net.float(), and ptv.fit(autocast=torch.bfloat16) to compute in half "
+                "precision",
             )
         if not bool(torch.isfinite(parameter).all()):
             raise InvalidDataError(

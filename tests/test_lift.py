@@ -503,3 +503,9 @@ def test_lazy_and_broken_nets_are_refused() -> None:
         net[2].bias[1] = float("nan")
     with pytest.raises(InvalidDataError, match=r"'2\.bias' of the net contains NaN or infinite"):
         classifier(net)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(UnsupportedError, match="half precision, too coarse for a posterior"):
+        ptv.lift(nn.Linear(2, 1).to(dtype), likelihood=likelihoods.Gaussian(), prior=NORMAL)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
         Regularity,
         load,
         load_posterior,
-        regularity,
     )
+    from pyro_turbovbi.compression.regularity import regularity
     from pyro_turbovbi.diagnostics import Comparison, compare
     from pyro_turbovbi.distillation import soft_targets
     from pyro_turbovbi.engines import TurboVBI

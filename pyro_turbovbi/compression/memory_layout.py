@@ -67,7 +67,8 @@ def _converted(net: nn.Module) -> nn.Module:
     new = copy.deepcopy(net)
     for module in new.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
+            weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight, requires_grad=module.weight.requires_grad)
     return new
 
 

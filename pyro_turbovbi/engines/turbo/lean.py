@@ -42,7 +42,7 @@ class LeanSite(ThreeLayerSite):
     _probs: Tensor | None = None
     _precision: Tensor | None = None
 
-    @property  # type: ignore[override]
+    @property
     def probs(self) -> Tensor:
         """q(s = 1)."""
         if self._probs is None:
@@ -54,7 +54,7 @@ class LeanSite(ThreeLayerSite):
     def probs(self, value: Tensor) -> None:
         self._probs = value
 
-    @property  # type: ignore[override]
+    @property
     def precision(self) -> Tensor:
         """E[rho]."""
         self.hold()

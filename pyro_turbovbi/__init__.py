@@ -93,7 +93,7 @@ _HOMES = {
     "Regularity": "compression",
     "load": "compression",
     "load_posterior": "compression",
-    "regularity": "compression",
+    "regularity": "compression.regularity",
     "Comparison": "diagnostics",
     "compare": "diagnostics",
     "soft_targets": "distillation",

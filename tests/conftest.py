@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import hypothesis
@@ -16,6 +17,18 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+#: Seconds after which no further slow test is begun: continuous integration has a limit.
+SLOW_SECONDS = float(os.environ.get("PYRO_TURBOVBI_SLOW_SECONDS", "inf"))
+STARTED = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what would begin too late."""
+    late = time.monotonic() - STARTED > SLOW_SECONDS
+    if late and item.get_closest_marker("slow") is not None:
+        pytest.skip(f"the {SLOW_SECONDS:g} seconds for slow tests are used up")
 
 
 @pytest.fixture(autouse=True)

@@ -62,13 +62,3 @@ def test_differences_are_those_of_the_definition() -> None:
         "predictive_nll": 3.0,
         "nll_ratio_to_nuts": 1.5,
     }
-
-
-@pytest.mark.slow
-def test_turbo_predicts_as_well_as_nuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten(monkeypatch, 300, 150, 1500)
-    rows = benchmark.run("regression", seed=1)
-    assert rows["NUTS"]["max_r_hat"] < 1.1
-    for method in ("Turbo, diagonal q(w)", "Turbo, exact q(w)"):
-        assert rows[method]["nll_ratio_to_nuts"] == pytest.approx(1.0, abs=0.05)
-        assert rows[method]["support_difference_mean"] < 0.1

@@ -80,4 +80,6 @@ def test_every_runtime_is_timed_against_the_dense_network(monkeypatch: pytest.Mo
             "torch", "onnxruntime", "torch, accelerated",
         }  # fmt: skip
         assert all(value > 0 for value in seconds.values())
-    assert {len(kernels) for kernels in found["kernels"].values()} == {3}
+    assert {len(kernels) for kernels in found["kernels"].values()} == {4}, (
+        "three layers, and the layout of images"
+    )

@@ -48,7 +48,7 @@ test: lint types docs
 	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)
-	$(PYTEST) -m slow --durations=10
+	$(PYTEST) --dist=load -m slow --durations=10  # in their order: see PYRO_TURBOVBI_SLOW_SECONDS
 
 # Other packages beside which ours is timed.
 bench-peers: $(STAMP)

@@ -13,7 +13,8 @@ one had; gradients go once the optimizer has used them. What a weight keeps from
 What model reduction has decided, two floats, or four under shared gates, cannot be computed again
 and comes on top of it, as do the network's own weights, from which q(w) started. Where there is
 model reduction or EM, an exchange reads what the step before has found: then q(s) and E[rho] stay
-for that one step. It is the ordinary engine with ``refresh_every=1``, to rounding.
+for that one step. While inactive means are held at zero they stay until the optimizer has stepped.
+It is the ordinary engine with ``refresh_every=1``, to rounding.
 """
 
 from __future__ import annotations
@@ -177,6 +178,9 @@ class LeanTurboVBI(TurboVBI):
         loss = super().step(*args, **kwargs)
         for factor in self._factors:
             factor.loc.grad = factor.log_scale.grad = None
+        for site in self.sites.values():
+            if isinstance(site, LeanSite) and not self._heard_at(self.steps_done, site):
+                site.release()
         return loss
 
     def exchange(self) -> None:
@@ -185,6 +189,7 @@ class LeanTurboVBI(TurboVBI):
             for site in self.sites.values():
                 site.anneal(self.progress)
             self._exchange(_Moments(self._factors))
+        self._settle()
 
     def state_dict(self) -> dict[str, Any]:
         """See `TurboVBI.state_dict`."""
@@ -236,11 +241,16 @@ class LeanTurboVBI(TurboVBI):
     def _exchanges_at(self, step: int) -> bool:
         return step % self.settings.message_interval(self.num_steps) == 0
 
+    def _heard_at(self, step: int, site: LeanSite) -> bool:
+        """Whether an exchange at the given step reads what the step before has found."""
+        return self._exchanges_at(step) and site.remembers
+
     @torch.no_grad()
     def _set_gradients(self, draw: _Draw) -> None:
         """As `TurboVBI._set_gradients`, with E[rho] of the present q(w), weight after weight."""
         beta, prior = self.settings.kl_weight_at(self.progress), []
-        soon = self._exchanges_at(self.steps_done + 1)
+        after = self.steps_done + 1
+        settles = self.settings.settles_at(after / self.num_steps)  # reads q(s) of this step
         for factor, site in zip(self._factors, self.sites.values(), strict=True):
             gradient, scale = draw.weights[factor.name].grad, factor.scale
             if gradient is None:
@@ -252,7 +262,7 @@ class LeanTurboVBI(TurboVBI):
             pull = draw.noises.pop(0).mul_(gradient).addcmul_(scale, site.precision, value=beta)
             factor.log_scale.grad = pull.mul_(scale).sub_(beta)
             factor.loc.grad = gradient.addcmul_(factor.loc, site.precision, value=beta)
-            if isinstance(site, LeanSite) and not (soon and site.remembers):
+            if isinstance(site, LeanSite) and not (settles or self._heard_at(after, site)):
                 site.release()
         self._prior = -torch.stack(prior).sum()
 

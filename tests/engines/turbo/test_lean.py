@@ -79,6 +79,30 @@ def test_results_are_those_of_an_update_at_every_step(name: str) -> None:
         torch.testing.assert_close(lean, ordinary, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["chain", "shared gates"])
+def test_inactive_means_are_held_at_zero_alike(name: str) -> None:
+    """Of what a step has found inactive, and in the end of what the last exchange has."""
+    found: list[list[Tensor]] = []
+    for make in (TurboVBI, LeanTurboVBI):
+        run = make(model(PRIORS[name]), settings=TurboSettings(**SETTINGS), num_steps=STEPS)
+        run.setup(X, Y)
+        torch.manual_seed(2)
+        for _ in range(STEPS):
+            run.step(X, Y)
+        if make is LeanTurboVBI:
+            due = STEPS % SETTINGS["messages_every"] == 0
+            assert all(s.held is due for s in layered(run) if isinstance(s, LeanSite))
+        run.exchange()
+        found.append(results(run))
+        for factor, site in zip(run.guide, run.sites.values(), strict=True):
+            assert isinstance(site, ThreeLayerSite)
+            inactive = site.probs <= 0.5
+            assert bool(inactive.any())
+            assert bool((factor.loc[inactive] == 0.0).all())
+    for ordinary, lean in zip(*found, strict=True):
+        torch.testing.assert_close(lean, ordinary, rtol=1e-8, atol=1e-10)
+
+
 def test_learned_hyperparameters_are_the_same() -> None:
     settings = {"learn_hyper": True}
     ordinary, lean = (started(m, CHAIN, **settings) for m in (TurboVBI, LeanTurboVBI))

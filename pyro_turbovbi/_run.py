@@ -276,12 +276,11 @@ class Run:
 
     def _last_good(self) -> Tree:
         """The present state, where it can be taken up again and there is still a second try."""
-        if not isinstance(self.state, Resumable):
+        lean = isinstance(self.engine, Turbo) and self.engine.lean  # a copy is as much memory again
+        if lean or self._cautious or not isinstance(self.state, Resumable):
             return None
-        if isinstance(self.engine, Turbo) and self.engine.lean:
-            return None  # a copy would take as much memory again
         try:
-            return None if self._cautious else self._saved_but_history()
+            return self._saved_but_history()
         except UnsupportedError:
             return None
 

@@ -120,11 +120,8 @@ def accelerate(
             accepted="inputs of the shape and type that the network takes",
         )
     laid_out = _laid_out(ordinary, batch, timer)
-    images, inner = (
-        (batch, copy.deepcopy(ordinary))
-        if laid_out is None
-        else (channels_last(batch), laid_out.net)
-    )
+    images = batch if laid_out is None else channels_last(batch)
+    inner = copy.deepcopy(ordinary) if laid_out is None else laid_out.net
     # In a container, so that a network that is a linear layer itself is replaced like any other.
     holder = nn.Sequential(inner)
     layers = {
@@ -132,10 +129,11 @@ def accelerate(
         for name, layer in list(inner.named_modules())
         if type(layer) is nn.Linear
     }
-    if laid_out is None:
-        return _checked(ordinary, holder[0], layers, inputs, batch, timer)
-    laid_out.net = holder[0]
-    return _checked(ordinary, laid_out, layers, inputs, batch, timer)
+    fast = holder[0]
+    if laid_out is not None:
+        laid_out.net = fast
+        fast = laid_out
+    return _checked(ordinary, fast, layers, inputs, batch, timer)
 
 
 def _laid_out(net: nn.Module, batch: Tensor, timer: Timer) -> ChannelsLast | None:

@@ -20,7 +20,7 @@ from pyro_turbovbi.diagnostics._fairness import (
     training_remark,
 )
 from pyro_turbovbi.diagnostics.cost_plots import cost_comparison, error_against_bytes
-from pyro_turbovbi.diagnostics.evaluation import evaluate_prediction, point_error
+from pyro_turbovbi.diagnostics.evaluation import evaluate_prediction, outputs_of, point_error
 from pyro_turbovbi.diagnostics.plots import pareto, support_masks
 from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, site_priors
 from pyro_turbovbi.diagnostics.table import Table
@@ -41,7 +41,6 @@ _FILES = {
     "compact": "compact bytes: its file, weights rounded as far as the validation data tolerate, "
     "as they are in all that is said of the compressed network",
 }
-_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -344,10 +343,9 @@ def _cut(fit: FitLike, x: Any, y: Tensor, rounded: Callable[[Any], Any]) -> dict
 
 
 def _module_error(module: nn.Module, likelihood: LikelihoodLike, x: Tensor, y: Tensor) -> float:
-    device = next((p.device for p in module.parameters()), x.device)
+    output = outputs_of(module, x)
     with torch.no_grad():
-        output = torch.cat([module(part.to(device)) for part in x.split(_CHUNK)])
-        target = likelihood.prepare(y.to(device), output)
+        target = likelihood.prepare(y.to(output.device), output)
         return point_error(likelihood, likelihood.mean(output), target)[1]
 
 

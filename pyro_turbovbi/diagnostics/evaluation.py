@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_turbovbi.batches import as_tensors
 from pyro_turbovbi.diagnostics.calibration import (
@@ -17,6 +17,9 @@ from pyro_turbovbi.diagnostics.calibration import (
     root_mean_square_error,
 )
 from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, PredictionLike
+
+#: Inputs that a plain network is given at once.
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,18 @@ def point_error(likelihood: LikelihoodLike, mean: Tensor, y: Tensor) -> tuple[st
     if likelihood.kind == "classification":
         return "error", error_rate(*as_classes(mean, y))
     return "rmse", root_mean_square_error(mean, y.to(mean.dtype))
+
+
+def outputs_of(module: nn.Module, x: Tensor) -> Tensor:
+    """Outputs of a plain network `[points, ...]`, on its own device, part after part of the inputs.
+
+    Args:
+        module: The network.
+        x: Its inputs `[points, ...]`.
+    """
+    device = next((p.device for p in module.parameters()), x.device)
+    with torch.no_grad():
+        return torch.cat([module(part.to(device)) for part in x.split(_CHUNK)])
 
 
 def as_classes(mean: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,13 +19,11 @@ from pyro_turbovbi.diagnostics.evaluation import (
     Metrics,
     as_classes,
     evaluate_prediction,
+    outputs_of,
     point_error,
 )
-from pyro_turbovbi.likelihoods import Likelihood
-from pyro_turbovbi.posterior import Prediction
 from pyro_turbovbi.result import Fit
 
-_CHUNK = 1024
 _UNSURE = 0.1
 """Share of the points that count as those that the net is least sure of."""
 _INTERVAL = 0.9
@@ -123,7 +121,8 @@ def find(
     target = likelihood.prepare(y.to(mean.device), prediction.outputs[0])
     mean_small = None
     if small is not None and isinstance(x, Tensor):  # no network of several inputs can be cut
-        mean_small = _mean_of(small, likelihood, x).to(mean.device)
+        with torch.no_grad():
+            mean_small = likelihood.mean(outputs_of(small, x)).to(mean.device)
     small_error = None if mean_small is None else point_error(likelihood, mean_small, target)[1]
     if likelihood.kind == "classification":
         return _classes(metrics, mean, mean_small, target, small_error)
@@ -190,14 +189,6 @@ def _classes(
         certainty=certainty(probs, labels),
         reliability=reliability(probs, labels),
     )
-
-
-def _mean_of(module: nn.Module, likelihood: Likelihood, x: Tensor) -> Tensor:
-    """Predictive mean of a plain network; shape [points, ...]."""
-    device = next((p.device for p in module.parameters()), x.device)
-    with torch.no_grad():
-        output = torch.cat([module(part.to(device)) for part in x.split(_CHUNK)])
-        return Prediction(output[None], likelihood).mean
 
 
 __all__ = ["Certainty", "Coverage", "Findings", "certainty", "coverage", "find"]

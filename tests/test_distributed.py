@@ -19,7 +19,7 @@ from pyro_turbovbi import distributed, errors
 from pyro_turbovbi.distributed import ALONE, World
 from pyro_turbovbi.errors import DistributedError, InvalidArgumentError, StorageError
 from tests import together
-from tests.cli.helpers import write_table
+from tests.cli.helpers import MLP, write_table
 from tests.pages import DOCS, ROOT, run_page
 
 #: Relative difference that is left to the order of sums.
@@ -145,13 +145,9 @@ def test_a_process_that_is_gone_is_noticed(ran: Any) -> None:
     assert "deserted" not in second["errors"]
 
 
-RECIPE = """\
-net:
-  call: torch.nn:Sequential
-  arguments:
-    - {call: torch.nn:Linear, arguments: [2, 8]}
-    - {call: torch.nn:ReLU}
-    - {call: torch.nn:Linear, arguments: [8, 1]}
+RECIPE = (
+    MLP
+    + """\
 data: {kind: csv_file, path: table.csv, target: price}
 likelihood: {kind: Gaussian}
 prior: {kind: ThreeLayer}
@@ -159,6 +155,7 @@ engine: {call: "tests.killing:Killing", arguments: {victim: 0}}
 epochs: 4
 batch_size: 8
 """
+)
 
 
 @gloo

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.markdown import table
 from tools.scaling_page import render as render_scaling
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,7 +169,7 @@ def render_results(results: Sequence[Result], *, brief: bool = False) -> str:
     """
     if not results:
         headings = [HEADINGS[key] for key in HEADINGS if key not in LEFT_OUT_OF_README]
-        return _table(headings, [["not measured yet"] + [""] * (len(headings) - 1)])
+        return table(headings, [["not measured yet"] + [""] * (len(headings) - 1)])
     return "\n\n".join(_render_case(result, brief) for result in results)
 
 
@@ -215,7 +216,7 @@ def render_gallery(root: Path) -> str:
     for folder, title in (("models", "Models"), ("guides", "Guides")):
         files = sorted((root / folder).glob("*.py"))
         rows = [[f"`{folder}/{path.name}`", _first_paragraph(path)] for path in files]
-        parts += [f"## {title}", _table(["file", "what it is"], rows or [["none yet", ""]])]
+        parts += [f"## {title}", table(["file", "what it is"], rows or [["none yet", ""]])]
         parts += _pictures(root, files)
     return "\n\n".join(parts) + "\n"
 
@@ -286,7 +287,7 @@ def _render_case(result: Result, brief: bool) -> str:
         chosen = result.get("readme", True)
         present &= set(chosen) if isinstance(chosen, list) else present - set(LEFT_OUT_OF_README)
     keys = [key for key in HEADINGS if key in present] + sorted(present - set(HEADINGS))
-    table = _table(
+    figures = table(
         [HEADINGS.get(key, key.replace("_", " ")) for key in keys],
         [[_cell(row.get(key), brief) for key in keys] for row in rows],
     )
@@ -294,7 +295,7 @@ def _render_case(result: Result, brief: bool) -> str:
     caption = f"{protocol}{_seeds(rows)}Measured on: {result['device']}."
     pictures = [] if brief else result.get("pictures", [])
     images = [f"![{picture['caption']}]({picture['file']})" for picture in pictures]
-    return "\n\n".join([f"**{result['case']}**", table, caption, *images])
+    return "\n\n".join([f"**{result['case']}**", figures, caption, *images])
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -327,12 +328,6 @@ def _pictures(root: Path, files: Sequence[Path]) -> list[str]:
         for path in files
         if path.stem in captions
     ]
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
 
 
 def _first_paragraph(path: Path) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.markdown import table
+
 #: Weights of the projected network, and numbers of GPUs.
 WEIGHTS, GPUS = 1e9, (8, 64)
 #: Bytes a second that a GPU sends to others. Not measured here: the makers' figures, halved.
@@ -98,19 +100,15 @@ def _projection(rows: Sequence[Row], gpu: Mapping[str, Any]) -> str:
     parts = {gpus: projected(rows, gpu, gpus) for gpus in GPUS}
     lines = [[name, *(f"{parts[gpus][name]:.3g}" for gpus in GPUS)] for name in parts[GPUS[0]]]
     headings = [f"{WEIGHTS:.0e} weights, lean mode", *(f"{gpus} GPUs" for gpus in GPUS)]
-    return _lines([headings, ["---"] * len(headings), *lines])
+    return table(headings, lines)
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
     cells = [[_cell(row.get(key)) for key in columns.values()] for row in rows]
-    return _lines([list(columns), ["---"] * len(columns), *cells])
+    return table(list(columns), cells)
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _lines(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -23,6 +23,17 @@ batch_size: 8
 """
 
 
+#: The `net` of a recipe: one hidden layer.
+MLP = """\
+net:
+  call: torch.nn:Sequential
+  arguments:
+    - {call: torch.nn:Linear, arguments: [2, 8]}
+    - {call: torch.nn:ReLU}
+    - {call: torch.nn:Linear, arguments: [8, 1]}
+"""
+
+
 def ptv(*arguments: object) -> Any:
     """Runs a command; the result has `exit_code`, `stdout` and `stderr`."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -58,3 +69,11 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(text)
     return path
+
+
+def fitted(folder: Path, text: str = RECIPE) -> Path:
+    """Fits a recipe; the run, relative to the folder, which is the working directory."""
+    write_recipe(folder, text)
+    done = ptv("fit", "recipe.yaml", "--out", "run")
+    assert done.exit_code == 0, done.stderr
+    return Path("run")

@@ -12,24 +12,12 @@ import pyro_turbovbi
 from pyro_turbovbi.cli.compress import compress_run
 from pyro_turbovbi.cli.runs import Run
 from pyro_turbovbi.errors import InvalidArgumentError
-from tests.cli.helpers import RECIPE, ptv, write_recipe
-
-MLP = """\
-net:
-  call: torch.nn:Sequential
-  arguments:
-    - {call: torch.nn:Linear, arguments: [2, 8]}
-    - {call: torch.nn:ReLU}
-    - {call: torch.nn:Linear, arguments: [8, 1]}
-"""
+from tests.cli.helpers import MLP, RECIPE, fitted, ptv
 
 
 @pytest.fixture
 def run(here: Path) -> Path:
-    write_recipe(here, MLP + RECIPE.split("\n", 3)[3])
-    done = ptv("fit", "recipe.yaml", "--out", "run")
-    assert done.exit_code == 0, done.stderr
-    return Path("run")
+    return fitted(here, MLP + RECIPE.split("\n", 3)[3])
 
 
 def test_the_file_is_the_compressed_fit(run: Path) -> None:

@@ -10,15 +10,12 @@ import pytest
 
 from pyro_turbovbi.cli.report import report_runs
 from pyro_turbovbi.errors import InvalidArgumentError
-from tests.cli.helpers import ptv, write_recipe
+from tests.cli.helpers import fitted, ptv, write_recipe
 
 
 @pytest.fixture
 def run(here: Path) -> Path:
-    write_recipe(here)
-    done = ptv("fit", "recipe.yaml", "--out", "run")
-    assert done.exit_code == 0, done.stderr
-    return Path("run")
+    return fitted(here)
 
 
 def test_before_and_after_compression(run: Path) -> None:

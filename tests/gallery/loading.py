@@ -1,4 +1,4 @@
-"""Files of the galleries, loaded by path as the command line does it."""
+"""Files of the galleries and of the tools, loaded by path as the command line does it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def files(gallery: str) -> list[str]:
     return sorted(p.stem for p in (ROOT / gallery).glob("*.py") if p.stem != "__init__")
 
 
-def load(gallery: str, name: str) -> ModuleType:
-    """One of them as a module of its own."""
-    path = ROOT / gallery / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{gallery}_{name}", path)
+def load(folder: str, name: str) -> ModuleType:
+    """One file of a folder as a module of its own."""
+    path = ROOT / folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{folder}_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

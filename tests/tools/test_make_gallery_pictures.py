@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from tests.gallery.loading import ROOT, files
+from tests.gallery.loading import files, load
 
 FILES = [*files("models"), *files("guides")]
 LARGEST = 60_000
@@ -20,14 +18,7 @@ LARGEST = 60_000
 
 @pytest.fixture(scope="module")
 def pictures() -> ModuleType:
-    path = ROOT / "tools" / "make_gallery_pictures.py"
-    spec = importlib.util.spec_from_file_location("make_gallery_pictures", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("tools", "make_gallery_pictures")
 
 
 def test_every_file_can_be_drawn(pictures: ModuleType) -> None:

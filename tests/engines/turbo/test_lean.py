@@ -84,14 +84,13 @@ def test_inactive_means_are_held_at_zero_alike(name: str) -> None:
     """Of what a step has found inactive, and in the end of what the last exchange has."""
     found: list[list[Tensor]] = []
     for make in (TurboVBI, LeanTurboVBI):
-        run = make(model(PRIORS[name]), settings=TurboSettings(**SETTINGS), num_steps=STEPS)
+        steps = STEPS + 1  # no exchange is due then, for which something would be held
+        run = make(model(PRIORS[name]), settings=TurboSettings(**SETTINGS), num_steps=steps)
         run.setup(X, Y)
         torch.manual_seed(2)
-        for _ in range(STEPS):
+        for _ in range(steps):
             run.step(X, Y)
-        if make is LeanTurboVBI:
-            due = STEPS % SETTINGS["messages_every"] == 0
-            assert all(s.held is due for s in layered(run) if isinstance(s, LeanSite))
+        assert not any(site.held for site in layered(run) if isinstance(site, LeanSite))
         run.exchange()
         found.append(results(run))
         for factor, site in zip(run.guide, run.sites.values(), strict=True):

@@ -72,6 +72,8 @@ def test_read_idx_returns_what_was_written(shape: tuple[int, ...], tmp_path: Pat
         (gzip.compress(_idx(np.zeros((2, 3)))[:-1]), "incomplete; given: 17 bytes; accepted: 18"),
         (gzip.compress(_idx(np.zeros((2, 3)))[:7]), "is incomplete"),
     ],
+    # by themselves the names would hold the time, and differ among processes that test together
+    ids=["no gzip", "cut off", "too short", "wrong type", "a byte lacks", "sizes lack"],
 )
 def test_damaged_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.gz").write_bytes(content)

@@ -18,7 +18,7 @@ import torch
 
 from pyro_turbovbi.cli import main
 from pyro_turbovbi.compression import compress
-from tests.cli.helpers import write_table
+from tests.cli.helpers import interrupt, write_table
 from tests.pages import DOCS, ROOT, all_blocks
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
@@ -75,6 +75,14 @@ def run(command: str) -> int:
     return main([*arguments, "--epochs", "2"] if short else arguments)
 
 
+def interrupted(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of the finished run in a folder: the same training, after Ctrl-C."""
+    shutil.rmtree(folder)
+    with monkeypatch.context() as patch:
+        interrupt(patch, epoch=2)
+        assert run(f"ptv fit start/recipe.yaml --out {folder}") == 130
+
+
 def runnable(page: Path) -> list[str]:
     return [line for line in commands(page) if not line.startswith(tuple(EXEMPT))]
 
@@ -92,6 +100,8 @@ def test_the_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         shutil.copytree(ROOT / folder, folder)
     GIVEN.get(str(page.relative_to(ROOT)), lambda: None)()
     for command in runnable(page):
+        if command.endswith(" --resume"):
+            interrupted(shlex.split(command)[2], monkeypatch)
         assert run(command) == 0, f"{page.relative_to(ROOT)}: {command}"
 
 

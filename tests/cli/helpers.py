@@ -6,8 +6,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
+from pyro_turbovbi.cli import fit as fitting
 from pyro_turbovbi.cli.app import app
 
 RECIPE = """\
@@ -69,6 +71,20 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(text)
     return path
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Ctrl-C at the end of an epoch, before its checkpoint."""
+    usual = fitting._Latest.__call__
+
+    def interrupted(self: Any, record: Any, snapshot: Any) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        usual(self, record, snapshot)
+        if record.epoch == epoch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting._Latest, "__call__", interrupted)
 
 
 def fitted(folder: Path, text: str = RECIPE) -> Path:

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import pyro_turbovbi as ptv_package
 from pyro_turbovbi.cli import fit as fitting
 from pyro_turbovbi.errors import UnsupportedError
-from tests.cli.helpers import RECIPE, ptv, write_recipe
+from tests.cli.helpers import RECIPE, interrupt, ptv, write_recipe
 
 
 def losses(run: Path) -> list[float]:
     return [epoch["loss"] for epoch in json.loads((run / "history.json").read_text())["epochs"]]
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Ctrl-C at the end of an epoch, before its checkpoint."""
-    usual = fitting._Latest.__call__
-
-    def interrupted(self: Any, record: Any, snapshot: Any) -> None:
-        if epoch == 1:
-            raise KeyboardInterrupt
-        usual(self, record, snapshot)
-        if record.epoch == epoch:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(fitting._Latest, "__call__", interrupted)
 
 
 def test_a_run_holds_recipe_fit_history_and_summary(here: Path) -> None:

@@ -113,6 +113,10 @@ def fit(
         Path | None, typer.Option(metavar="DIR", help="Directory of the run (default: runs/NAME).")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory of its checkpoints (default: in the run)."),
+    ] = None,
     checkpoint_every: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Epochs between two checkpoints; 0: none."),
@@ -136,7 +140,13 @@ def fit(
     )
     progress = sys.stderr.isatty()  # a log has no use for a bar
     result = fit_recipe(
-        recipe, source, out, resume=resume, checkpoint_every=checkpoint_every, progress=progress
+        recipe,
+        source,
+        out,
+        resume=resume,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
     )
     if result is not None and is_first():
         show(result, as_json=as_json)

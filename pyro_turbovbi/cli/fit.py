@@ -12,6 +12,7 @@ from typing import Any
 from pyro_turbovbi import distributed
 from pyro_turbovbi._random import seeded
 from pyro_turbovbi.cli.runs import Run, default_run
+from pyro_turbovbi.cli.stages import KeptStages
 from pyro_turbovbi.data import Splits
 from pyro_turbovbi.diagnostics.evaluation import Metrics
 from pyro_turbovbi.distributed import World
@@ -76,6 +77,7 @@ def fit_recipe(
     out: Path | None = None,
     *,
     resume: bool = False,
+    checkpoint: Path | None = None,
     checkpoint_every: int = 1,
     progress: bool = True,
 ) -> FitResult | None:
@@ -89,6 +91,8 @@ def fit_recipe(
         source: The file that it came from, which names the run; or a run to go on with.
         out: Directory of the run; None: see `runs.default_run`.
         resume: Go on with an interrupted training.
+        checkpoint: Directory of the checkpoints, of this training alone; the run remembers it.
+            None: in the run, or where an interrupted one has them.
         checkpoint_every: Epochs between two checkpoints; 0: none, and no way to resume.
         progress: Whether to show a progress bar.
 
@@ -100,27 +104,29 @@ def fit_recipe(
         TurboVBIError: If something is wrong with the recipe, with what it names, or with `out`.
     """
     with distributed.session() as world:
-        run = world.first_one(lambda: _run(recipe, source, out, resume=resume))
+        run = world.first_one(lambda: _run(recipe, source, out, checkpoint, resume=resume))
         made = recipe.build()
         if not resume:
-            world.first_one(lambda: _begin(run, recipe))
+            world.first_one(lambda: _begin(run, recipe, checkpoint))
         return _fit(world, recipe, run, made, resume, checkpoint_every, progress)
 
 
-def _run(recipe: Recipe, source: Path, out: Path | None, *, resume: bool) -> Run:
+def _run(
+    recipe: Recipe, source: Path, out: Path | None, checkpoint: Path | None, *, resume: bool
+) -> Run:
     """Where the run is, or will be."""
     run = Run(out or source) if out or source.is_dir() else default_run(source.stem, resume=resume)
     if resume:
-        run.check_resumable()
+        run.find_checkpoints(checkpoint)
     elif distributed.restarted() and not out:
         last = default_run(source.stem, resume=True)
         return last if last.goes_on(recipe) else run
     return run
 
 
-def _begin(run: Run, recipe: Recipe) -> None:
+def _begin(run: Run, recipe: Recipe, checkpoint: Path | None) -> None:
     if not (distributed.restarted() and run.goes_on(recipe)):
-        run.begin(recipe)
+        run.begin(recipe, checkpoint)
 
 
 def _fit(
@@ -134,10 +140,11 @@ def _fit(
 ) -> FitResult | None:
     """The training itself; all processes get the result of the first one."""
     latest = _Latest()
+    stages = [KeptStages(run.stages_file, recipe.epochs)] if world.first else []
     try:
         fitted = recipe.fit(
             made,
-            callbacks=[latest],
+            callbacks=[*stages, latest],
             progress=progress,
             checkpoint=run.checkpoints if checkpoint_every else None,
             checkpoint_every=checkpoint_every or 1,

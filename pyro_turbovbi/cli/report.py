@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_turbovbi.batches import as_tensors
 from pyro_turbovbi.cli.compare import check_same_data, run_names
 from pyro_turbovbi.cli.runs import LoadedRun, Run
+from pyro_turbovbi.cli.stages import read_stages
 from pyro_turbovbi.data import Splits
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.report import SmallNetwork, make_report
@@ -79,6 +80,7 @@ def report_runs(
         name=names[0],
         compressed=_small(network, runs[0]) if network.is_file() else None,
         others={name: run.fit for name, run in zip(names[1:], runs[1:], strict=True)},
+        stages=read_stages(Run(directories[0]).stages_file),
         recipe=Run(directories[0]).recipe_file.read_text(encoding="utf-8"),
     )
     size = page.save(file)

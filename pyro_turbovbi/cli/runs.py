@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pyro_turbovbi.cli.commands import plain
 from pyro_turbovbi.errors import InvalidArgumentError, SpecError, StorageError
+from pyro_turbovbi.persistence.checkpoints import CheckpointStore, checkpoint_files
 from pyro_turbovbi.persistence.files import write_atomically
 from pyro_turbovbi.recipe import Ingredients, Recipe
 from pyro_turbovbi.result import Fit
@@ -67,20 +67,44 @@ class Run:
         return self.directory / "run.json"
 
     @property
+    def stages_file(self) -> Path:
+        """Supports that the training passed through; see `stages`."""
+        return self.directory / "stages.safetensors"
+
+    @property
     def checkpoints(self) -> Path:
-        """Checkpoints of a training that is not finished."""
+        """Checkpoints of a training that is not finished: in the run, or where `begin` was told."""
+        with contextlib.suppress(OSError):
+            return Path(self._elsewhere.read_text(encoding="utf-8").rstrip("\n"))
         return self.directory / "checkpoints"
+
+    @property
+    def _elsewhere(self) -> Path:
+        """A file that says where checkpoints are, if they are not in the run."""
+        return self.directory / "checkpoints.txt"
+
+    @property
+    def _finished(self) -> bool:
+        try:
+            summary = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(summary["finished"])
 
     @property
     def can_resume(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return bool(checkpoint_files(self.checkpoints))
 
-    def begin(self, recipe: Recipe) -> None:
+    def begin(self, recipe: Recipe, checkpoints: Path | None = None) -> None:
         """Makes the directory and writes the recipe, for a new training.
 
+        Args:
+            recipe: What will be trained.
+            checkpoints: Where its checkpoints will be; None: in the run.
+
         Raises:
-            InvalidArgumentError: If the directory is in use.
+            InvalidArgumentError: If a directory is in use.
             StorageError: If it cannot be made.
             SpecError: If the recipe cannot be written.
         """
@@ -90,13 +114,20 @@ class Run:
                 given=str(self.directory),
                 accepted="another --out; or --resume, if a training was interrupted there",
             )
+        if checkpoints is not None and checkpoint_files(checkpoints):
+            raise InvalidArgumentError(
+                "the directory holds checkpoints of another training",
+                given=str(checkpoints),
+                accepted="another --checkpoint; or `ptv fit RUN --resume`, to go on with it",
+            )
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError.of("the directory cannot be made", self.directory, error) from error
         try:
             recipe.save(self.recipe_file)
-        except SpecError:
+            self._remember(checkpoints)
+        except (SpecError, StorageError):
             self.discard()
             raise
 
@@ -105,19 +136,23 @@ class Run:
         begun = self.recipe_file.is_file() and not self.fit_file.exists()
         return begun and Recipe.load(self.recipe_file) == recipe
 
-    def check_resumable(self) -> None:
+    def find_checkpoints(self, checkpoints: Path | None = None) -> None:
         """Refuses a run that there is nothing to go on with.
+
+        Args:
+            checkpoints: Where its checkpoints are by now; None: where the run knows them to be.
 
         Raises:
             InvalidArgumentError: If there is no checkpoint.
+            StorageError: If the run cannot be told where they are.
         """
-        if not self.can_resume:
-            finished = self.summary_file.is_file()
+        if not checkpoint_files(checkpoints or self.checkpoints):
             raise InvalidArgumentError(
-                "the training is finished" if finished else "there is nothing to resume",
-                given=str(self.directory),
+                "the training is finished" if self._finished else "there is nothing to resume",
+                given=str(self.directory if checkpoints is None else checkpoints),
                 accepted="the directory of an interrupted training; or no --resume, to start anew",
             )
+        self._remember(checkpoints)
 
     def discard(self) -> None:
         """Removes what `begin` made, if no training came of it."""
@@ -125,8 +160,8 @@ class Run:
             return
         with contextlib.suppress(OSError):
             self.recipe_file.unlink(missing_ok=True)
-            if self.checkpoints.is_dir():
-                self.checkpoints.rmdir()
+            self.stages_file.unlink(missing_ok=True)
+            self._remove_checkpoints()
             self.directory.rmdir()
             if self.directory.parent == ROOT:
                 ROOT.rmdir()
@@ -142,7 +177,7 @@ class Run:
         self._write(self.history_file, {"epochs": fit.history.plain()})
         self._write(self.summary_file, summary)
         if summary["finished"]:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self._remove_checkpoints()
 
     def load(self) -> LoadedRun:
         """Reads a run: builds what its recipe names, which runs code, and loads the fit.
@@ -163,6 +198,17 @@ class Run:
         guide = guide if callable(guide) else None
         fit = Fit.load(self.fit_file, net=made.bnn.net, guide=guide)
         return LoadedRun(self.directory.resolve().name, recipe, made, fit)
+
+    def _remember(self, checkpoints: Path | None) -> None:
+        """Writes down where checkpoints are; None: nothing new."""
+        if checkpoints is not None:
+            write_atomically(self._elsewhere, f"{checkpoints.absolute()}\n".encode())
+
+    def _remove_checkpoints(self) -> None:
+        if self.checkpoints.is_dir():
+            CheckpointStore(self.checkpoints, keep=1).clear()
+        with contextlib.suppress(OSError):
+            self._elsewhere.unlink(missing_ok=True)
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
         text = json.dumps(plain(content), indent=2, allow_nan=False)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,8 +98,7 @@ class CheckpointStore:
     @property
     def steps(self) -> list[int]:
         """Steps of all checkpoints on the disk, damaged ones too, in order."""
-        names = (_NAME.fullmatch(path.name) for path in self.directory.iterdir())
-        return sorted(int(name[1]) for name in names if name)
+        return [int(path.stem.removeprefix("step-")) for path in checkpoint_files(self.directory)]
 
     @property
     def best_step(self) -> int | None:
@@ -146,6 +146,14 @@ class CheckpointStore:
         scored = (c for c in self._intact() if c.score is not None)
         return self._existing(max(scored, key=lambda c: (c.score, c.step), default=None))
 
+    def clear(self) -> None:
+        """Remove all checkpoints, and the directory unless it holds something else."""
+        with suppress(OSError):
+            for file in checkpoint_files(self.directory):
+                file.unlink()
+            self.directory.rmdir()
+        self._scores.clear()
+
     def _intact(self) -> Iterator[Checkpoint]:
         """From the newest to the oldest."""
         for step in reversed(self.steps):
@@ -174,3 +182,14 @@ class CheckpointStore:
 
     def _path(self, step: int) -> Path:
         return self.directory / f"step-{step:09d}.safetensors"
+
+
+def checkpoint_files(directory: Path) -> list[Path]:
+    """Files of all checkpoints in a directory, in the order of their steps.
+
+    Args:
+        directory: The directory; none are in one that does not exist.
+    """
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))

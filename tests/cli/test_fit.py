@@ -64,6 +64,27 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     assert ptv("fit", "my run", "--resume").exit_code == 1, "there is nothing left to do"
 
 
+def test_checkpoints_go_where_they_are_told_to(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(here)
+    told = ("--epochs", 6, "--out", "run", "--checkpoint", "kept/here", "--checkpoint-every", 2)
+    with monkeypatch.context() as patch:
+        interrupt(patch, epoch=5)
+        assert ptv("fit", "recipe.yaml", *told).exit_code == 130
+    steps = sorted(int(file.stem[5:]) for file in (here / "kept" / "here").iterdir())
+    assert steps[-1] == 4 * 4, "32 points make 4 batches; epoch 4 is the last even one"
+    assert not (here / "run" / "checkpoints").exists()
+    another = ptv("fit", "recipe.yaml", "--out", "second", "--checkpoint", "kept/here")
+    assert another.stderr == (
+        "error: the directory holds checkpoints of another training; given: kept/here; accepted: "
+        "another --checkpoint; or `ptv fit RUN --resume`, to go on with it\n"
+    )
+    again = ptv("fit", "run", "--resume")
+    assert again.exit_code == 0, again.stderr
+    assert len(losses(here / "run")) == 6
+    assert not (here / "kept" / "here").exists()
+    assert not (here / "second").exists()
+
+
 def killed(patch: pytest.MonkeyPatch) -> None:
     """Makes a training end after an epoch as if the process were gone."""
 

@@ -45,18 +45,45 @@ def test_what_came_to_nothing_leaves_nothing(recipe: Recipe, here: Path) -> None
     assert not run.directory.exists()
     run.begin(recipe)
     run.checkpoints.mkdir()
-    (run.checkpoints / "step").write_text("")
+    (run.checkpoints / "step-000000001.safetensors").write_text("")
     run.discard()
     assert run.recipe_file.exists(), "there is a checkpoint to go on from"
     assert run.can_resume
 
 
 def test_what_cannot_be_resumed(here: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"there is nothing to resume; given: .*run"):
-        Run(here / "run").check_resumable()
-    (here / "run.json").write_text("{}")
+    for summary in (None, '{"finished": false}', "no JSON"):
+        if summary is not None:
+            (here / "run.json").write_text(summary)
+        with pytest.raises(InvalidArgumentError, match=r"there is nothing to resume; given: "):
+            Run(here).find_checkpoints()
+    (here / "run.json").write_text('{"finished": true}')
     with pytest.raises(InvalidArgumentError, match="the training is finished"):
-        Run(here).check_resumable()
+        Run(here).find_checkpoints()
+
+
+def test_checkpoints_elsewhere(recipe: Recipe, here: Path) -> None:
+    elsewhere, moved = here / "fast disk", here / "moved"
+    elsewhere.mkdir()
+    (elsewhere / "notes.txt").write_text("of the user")
+    run = Run(here / "run")
+    run.begin(recipe, Path("fast disk"))
+    assert run.checkpoints == elsewhere, "found from any working directory"
+    (elsewhere / "step-000000001.safetensors").write_text("")
+    run.find_checkpoints()
+    elsewhere.rename(moved)
+    with pytest.raises(InvalidArgumentError, match=r"nothing to resume; given: .*run; accepted"):
+        run.find_checkpoints()
+    with pytest.raises(InvalidArgumentError, match="nothing to resume; given: nowhere; accepted"):
+        run.find_checkpoints(Path("nowhere"))
+    run.find_checkpoints(moved)
+    assert run.checkpoints == moved
+    with pytest.raises(InvalidArgumentError, match="holds checkpoints of another training; given"):
+        Run(here / "other").begin(recipe, moved)
+    assert not (here / "other").exists()
+    run.save(recipe.fit(progress=False), {"finished": True})
+    assert [file.name for file in moved.iterdir()] == ["notes.txt"]
+    assert run.checkpoints == run.directory / "checkpoints", "nothing is left to remember"
 
 
 def test_a_fit_comes_back_with_what_it_was_made_of(recipe: Recipe, here: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pyro_turbovbi.errors import CheckpointError, InvalidArgumentError, StorageError
-from pyro_turbovbi.persistence.checkpoints import Checkpoints, CheckpointStore
+from pyro_turbovbi.persistence.checkpoints import Checkpoints, CheckpointStore, checkpoint_files
 from pyro_turbovbi.persistence.files import DRAFT
 
 
@@ -62,6 +62,18 @@ def test_the_latest_and_the_best_are_kept(
     again.write(100, -9.0, state(100))
     assert again.steps[-1] == 100
     assert len(again.steps) <= keep + 1
+
+
+def test_clearing_leaves_what_is_no_checkpoint(tmp_path: Path) -> None:
+    store = filled(tmp_path / "run", {0: None, 10: -5.0})
+    notes = store.directory / "notes.txt"
+    notes.write_text("of the user")
+    store.clear()
+    assert list(store.directory.iterdir()) == [notes]
+    notes.unlink()
+    store.clear()
+    assert not store.directory.exists()
+    assert checkpoint_files(store.directory) == []
 
 
 def damage(path: Path, how: str) -> None:

@@ -14,8 +14,9 @@ those of its layers must fail with these, and does not compute something else.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,15 +75,36 @@ class TransposedLinear(nn.Module):
         Returns:
             Shape (..., out_features).
         """
-        features = x.reshape(-1, self.in_features).T
-        if self.inputs is not None and features.is_contiguous():
-            features = features.index_select(0, self.inputs)
-        elif self.inputs is not None:  # along the order in memory, which a dense product can keep
-            features = features.T.index_select(1, self.inputs).T
-        y = _product(self.values, features, self.offset)
-        if self.units is not None and self.constant is not None:
-            y = self.constant.expand(-1, y.shape[1]).index_copy(0, self.units, y)
+        y = self.of_units(x.reshape(-1, self.in_features).T)
         return y.T.reshape(*x.shape[:-1], self.out_features)
+
+    def of_units(self, features: Tensor) -> Tensor:
+        """Applies the layer to features that come first.
+
+        Args:
+            features: Shape (in_features, points).
+
+        Returns:
+            New memory, shape (out_features, points).
+        """
+        return self.bound()(features)
+
+    def bound(self) -> Callable[[Tensor], Tensor]:
+        """`of_units` on the present tensors, without the cost of looking them up at every call."""
+        return self._bound(self.inputs)
+
+    def bound_to_selected(self) -> Callable[[Tensor], Tensor]:
+        """The same for features that are those of `inputs` alone, shape (inputs, points)."""
+        return self._bound(None)
+
+    def _bound(self, inputs: Tensor | None) -> Callable[[Tensor], Tensor]:
+        values, offset = self.values, self.offset
+        if self.units is not None and self.constant is not None:
+            kept = (inputs, values, offset)
+            return partial(_dense_among_constants, self.units, self.constant, kept)
+        if inputs is None and offset is not None:
+            return partial(torch.addmm, offset, values)
+        return partial(_dense, inputs, values, offset)
 
     def extra_repr(self) -> str:
         """Sizes, and how much of the weight is left."""
@@ -159,13 +181,23 @@ class SparseLinear(nn.Module):
         Returns:
             Shape (..., out_features).
         """
-        features = x.reshape(-1, self.in_features).T
-        if self.inputs is None:
-            features = features.contiguous()  # otherwise the kernel does so, more slowly
-        else:
-            features = features.index_select(0, self.inputs)
-        y = _product(self.matrix, features, self.offset)[: self.out_features]
+        y = self.of_units(x.reshape(-1, self.in_features).T)
         return y.T.reshape(*x.shape[:-1], self.out_features)
+
+    def of_units(self, features: Tensor) -> Tensor:
+        """Applies the layer to features that come first.
+
+        Args:
+            features: Shape (in_features, points).
+
+        Returns:
+            New memory, shape (out_features, points).
+        """
+        return self.bound()(features)
+
+    def bound(self) -> Callable[[Tensor], Tensor]:
+        """`of_units` on the present tensors, without the cost of looking them up at every call."""
+        return partial(_sparse, self.inputs, self.matrix, self.offset, self.out_features)
 
     def extra_repr(self) -> str:
         """Sizes, format, and how much is stored."""
@@ -207,6 +239,34 @@ def _features(columns: Tensor, select: InputSelect | None, size: int) -> Tensor 
     features = columns if select is None else select.indices[columns]
     every = torch.arange(size, device=features.device)
     return None if torch.equal(features, every) else features
+
+
+def _dense(
+    inputs: Tensor | None, values: Tensor, offset: Tensor | None, features: Tensor
+) -> Tensor:
+    if inputs is not None and features.is_contiguous():
+        features = features.index_select(0, inputs)
+    elif inputs is not None:  # along the order in memory, which a dense product can keep
+        features = features.T.index_select(1, inputs).T
+    return _product(values, features, offset)
+
+
+def _dense_among_constants(
+    units: Tensor,
+    constant: Tensor,
+    kept: tuple[Tensor | None, Tensor, Tensor | None],
+    features: Tensor,
+) -> Tensor:
+    y = _dense(*kept, features)
+    return constant.expand(-1, y.shape[1]).index_copy(0, units, y)
+
+
+def _sparse(
+    inputs: Tensor | None, matrix: Tensor, offset: Tensor | None, units: int, features: Tensor
+) -> Tensor:
+    # In this order in memory: otherwise the kernel copies, more slowly.
+    features = features.contiguous() if inputs is None else features.index_select(0, inputs)
+    return _product(matrix, features, offset)[:units]
 
 
 def _product(matrix: Tensor, features: Tensor, bias: Tensor | None) -> Tensor:

@@ -181,6 +181,18 @@ def role_of(layer: nn.Module) -> Role:
     return LAYERS[type(layer)].role
 
 
+def is_elementwise(layer: nn.Module) -> bool:
+    """Whether a layer does the same to every single value, whatever its unit.
+
+    Args:
+        layer: Any module.
+    """
+    line = LAYERS.get(type(layer))
+    if line is None or line.role is not Role.CHANNELWISE or line.dims is not None:
+        return False
+    return not isinstance(layer, nn.BatchNorm1d | nn.PReLU)
+
+
 def config_of(layer: nn.Module) -> Config:
     """The constructor arguments that rebuild a layer.
 

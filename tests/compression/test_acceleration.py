@@ -131,8 +131,8 @@ def test_layers_are_timed_on_what_the_layers_before_them_put_out() -> None:
         return clock(csr=0.5)(modules, inputs)
 
     accelerate(sparse_mlp(), torch.randn(3, 30), batch_size=8, timer=timer)
-    # Unit by unit behind a sparse layer; the last entry is the whole network.
-    assert seen == [(30, 1), (1, 8), (1, 8), (30, 1)]
+    # Unit by unit behind a sparse layer; the last entries are the layers as one, and the network.
+    assert seen == [(30, 1), (1, 8), (1, 8), (30, 1), (30, 1)]
 
 
 def test_a_network_that_is_not_faster_as_a_whole_stays_as_it_is() -> None:

@@ -3,11 +3,11 @@
 Importing takes seconds and a training a fraction of one, so this process imports once, never trains
 itself (a fork of a process whose autograd has threads would hang), and forks every training.
 
-    python -m tests.persistence.killed DIRECTORY random COUNT
-    python -m tests.persistence.killed DIRECTORY writing COUNT
+    python -m tests.persistence.killed DIRECTORY KILLS
 
-Prints one line of JSON a trial: how often it was killed, and whether its result is the one of a
-training that was left alone.
+Prints one line of JSON a trial: how it was killed and how often, and whether its result is the one
+of a training that was left alone. After every kill all checkpoints must be intact, and the newest
+one no older than before.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ from torch import nn
 import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors, supports
 from pyro_turbovbi.persistence import files
+from pyro_turbovbi.persistence.checkpoints import KIND, checkpoint_files
+from pyro_turbovbi.persistence.container import unpack
 
 EPOCHS, ROWS, BATCH = 6, 112, 16
 STEPS = EPOCHS * ROWS // BATCH
 #: Where in a write, and in which one, a training is killed.
 WRITES = [("half", 5), ("named", 7), ("half", 0), ("written", 9), ("synchronised", 3)]
+#: Steps of its own in which a training is killed.
+IN_STEPS = (20, 1, 11, 33, 41)
+#: Kills at random moments of one training, at most.
+MOST = 6
 
 
 def train(directory: Path | None, out: Path) -> None:
@@ -86,18 +92,31 @@ def end() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def newest(directory: Path) -> int:
+    """Steps that the newest checkpoint has done, -1 without any; fails if one is damaged."""
+    steps = [unpack(KIND, path.read_bytes())["step"] for path in checkpoint_files(directory)]
+    return max(steps, default=-1)
+
+
+def outlived(directory: Path, child: int, before: int) -> bool:
+    """Wait for a process; whether it was killed, and then has left what a training goes on from."""
+    if not killed(child):
+        return False
+    assert newest(directory) >= before, "the newest checkpoint is gone"
+    return True
+
+
 def killed_at_random(directory: Path, out: Path, seconds: float, source: random.Random) -> int:
-    """Kill a training up to three times at random moments; returns how often it was."""
-    kills = 0
-    for _ in range(source.randint(1, 3)):
+    """Kill a training at random moments, again and again; returns how often it was."""
+    for kills in range(MOST):
+        before = newest(directory)
         child = in_fork(lambda: train(directory, out))
         time.sleep(source.uniform(0.0, seconds))
         os.kill(child, signal.SIGKILL)
-        if not killed(child):
+        if not outlived(directory, child, before):
             return kills
-        kills += 1
-    assert not killed(in_fork(lambda: train(directory, out)))
-    return kills
+    left_alone(directory, out)
+    return MOST
 
 
 def killed_in_a_step(directory: Path, out: Path, steps: int) -> int:
@@ -114,7 +133,9 @@ def killed_in_a_step(directory: Path, out: Path, steps: int) -> int:
         engines.TurboVBI._set_gradients = counted  # type: ignore[method-assign, assignment]
         train(directory, out)
 
-    return int(killed(in_fork(task))) + killed_in_nothing(directory, out)
+    kills = int(outlived(directory, in_fork(task), newest(directory)))
+    left_alone(directory, out)
+    return kills
 
 
 def killed_while_writing(directory: Path, out: Path, place: str, number: int) -> int:
@@ -147,13 +168,14 @@ def killed_while_writing(directory: Path, out: Path, place: str, number: int) ->
         files._synchronise = synchronised
         train(directory, out)
 
-    return int(killed(in_fork(task))) + killed_in_nothing(directory, out)
+    kills = int(outlived(directory, in_fork(task), newest(directory)))
+    left_alone(directory, out)
+    return kills
 
 
-def killed_in_nothing(directory: Path | None, out: Path) -> int:
+def left_alone(directory: Path | None, out: Path) -> None:
     """Let a training come to its end."""
     assert not killed(in_fork(lambda: train(directory, out)))
-    return 0
 
 
 def same(first: Path, second: Path) -> bool:
@@ -172,44 +194,33 @@ def same(first: Path, second: Path) -> bool:
     )
 
 
-def main(place: Path, kind: str, count: int) -> None:
+def main(place: Path, count: int) -> None:
     torch.set_num_threads(1)
     # machine code of the kernels is loaded once, for all that follow
     supports.Grid(0.3, 2.0).distribution(torch.Size([3, 4])).posterior(torch.zeros(3, 4))
     baseline = place / "baseline"
     started = time.perf_counter()
-    killed_in_nothing(None, baseline)
+    left_alone(None, baseline)
     seconds = time.perf_counter() - started
-    source = random.Random(count)
-    trials: list[Callable[[Path, Path], int]] = []
-    if kind == "random":
-        trials = [lambda d, o: killed_at_random(d, o, 1.5 * seconds, source)] * count
-        trials += [
-            lambda d, o, at=at: killed_in_a_step(d, o, at)  # type: ignore[misc]
-            for at in source.sample(range(1, STEPS), min(count, 5))
+    source = random.Random(0)
+    # in turn, so that a few kills are of all kinds; then at random moments alone
+    planned: list[tuple[str, Callable[[Path, Path], int]]] = []
+    for (where, number), step in zip(WRITES, IN_STEPS, strict=True):
+        planned += [
+            ("writing", lambda d, o, w=where, n=number: killed_while_writing(d, o, w, n)),  # type: ignore[misc]
+            ("in a step", lambda d, o, at=step: killed_in_a_step(d, o, at)),  # type: ignore[misc]
         ]
-    else:
-        trials = [
-            lambda d, o, p=p, n=n: killed_while_writing(d, o, p, n)  # type: ignore[misc]
-            for p, n in [
-                ("half", 0),
-                ("half", 5),
-                ("written", 9),
-                ("named", 7),
-                ("synchronised", 3),
-            ]
-        ]
-    total = 0
-    for number in itertools.count():
-        if number >= len(trials) and total >= count:
+    at_random = ("random", lambda d, o: killed_at_random(d, o, seconds, source))
+    total, trials = 0, itertools.chain(planned, itertools.repeat(at_random))
+    for number, (kind, trial) in enumerate(trials):
+        if total >= count:
             return
-        # moments after the end of a training kill nothing: then there are further trials
-        trial = trials[number % len(trials)]
         out = place / f"fit{number}"
         kills = trial(place / f"run{number}", out)
-        total += kills
-        print(json.dumps({"kills": kills, "same": same(baseline, out)}), flush=True)
+        total += kills  # moments after the end of a training kill nothing
+        result = {"kind": kind, "kills": kills, "same": same(baseline, out)}
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

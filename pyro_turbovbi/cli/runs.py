@@ -147,9 +147,11 @@ class Run:
             StorageError: If the run cannot be told where they are.
         """
         if not checkpoint_files(checkpoints or self.checkpoints):
+            finished = self._finished
+            place = self.directory if finished or checkpoints is None else checkpoints
             raise InvalidArgumentError(
-                "the training is finished" if self._finished else "there is nothing to resume",
-                given=str(self.directory if checkpoints is None else checkpoints),
+                "the training is finished" if finished else "there is nothing to resume",
+                given=str(place),
                 accepted="the directory of an interrupted training; or no --resume, to start anew",
             )
         self._remember(checkpoints)

@@ -111,7 +111,12 @@ def layers(subject: Subject) -> Markup:
         "probable it is that the weight is needed. Weights that lie together in rows and columns "
         "make a network that is smaller and faster, not only emptier."
     )
-    during = "" if subject.stages else " No picture from within the training was kept."
+    during = (
+        " Pictures from within the training can be empty at first: which weights are needed shows "
+        "only as the prior grows sharper."
+        if subject.stages
+        else " No picture from within the training was kept."
+    )
     blocks = [_layer(subject, name) for name in masks]
     more = blocks[_OPEN_LAYERS:]
     hidden = tag("details", tag("summary", f"{len(more)} further layers"), *more) if more else ""

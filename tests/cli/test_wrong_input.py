@@ -358,6 +358,33 @@ CASES = {
         " 0; `ptv fit --help` lists what there is",
         code=2,
     ),
+    "a place for checkpoints that is a file": Case(
+        "fit recipe.yaml --out new --checkpoint table.csv",
+        "the directory cannot be made: File exists; given: {here}/table.csv",
+    ),
+    "checkpoints of another training": Case(
+        "fit recipe.yaml --out new --checkpoint kept",
+        "the directory holds checkpoints of another training; given: kept; accepted: another "
+        "--checkpoint; or `ptv fit RUN --resume`, to go on with it",
+    ),
+    "checkpoints that are nowhere": Case(
+        "fit damaged --resume --checkpoint missing",
+        "there is nothing to resume; given: missing; accepted: the directory of an interrupted "
+        "training; or no --resume, to start anew",
+    ),
+    "pictures that are damaged": Case(
+        "report damaged_stages",
+        "the file is damaged or holds no stages: Expecting value: line 1 column 1 (char 0)",
+    ),
+    "a report of what is no run": Case(
+        "report missing",
+        "this is no run; given: missing; accepted: a directory from `ptv fit`, with "
+        "fit.safetensors",
+    ),
+    "no directory for the page": Case(
+        "report run --out missing/page.html",
+        "there is no such directory; given: missing/page.html; accepted: a file in one that exists",
+    ),
     "negative tolerance": Case(
         "compress run --tolerance -1",
         "Invalid value for '--tolerance': Input should be greater than or equal to 0; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,10 @@ def furnish(folder: Path) -> None:
         content = (folder / "run" / name).read_bytes()
         (folder / "damaged" / name).write_bytes(content)
     (folder / "damaged" / "fit.safetensors").write_bytes(content[:-1])
+    shutil.copytree(folder / "run", folder / "damaged_stages")
+    (folder / "damaged_stages" / "stages.safetensors").write_text("no file of ours")
+    (folder / "kept").mkdir()
+    (folder / "kept" / "step-000000001.safetensors").write_text("of another training")
 
 
 def wrong_recipe(old: str, new: str) -> str:

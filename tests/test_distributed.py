@@ -117,6 +117,8 @@ def test_one_process_goes_on_where_two_were_interrupted(ran: Any) -> None:
 MESSAGES = {
     "svi": "UnsupportedError: engine 'svi (auto_normal)' cannot train in several processes; given: "
     '2 processes; accepted: engines.Turbo() with weights="diagonal", or one process',
+    "map": "UnsupportedError: engine 'map' cannot train in several processes",
+    "nuts": "UnsupportedError: engine 'nuts' cannot train in several processes",
     "exact": "UnsupportedError: engine 'turbo' cannot train in several processes",
     "broken": "NumericalError: epoch 1: the loss is not finite at step 0; given: nan, by the "
     "likelihood",
@@ -151,7 +153,7 @@ RECIPE = (
 data: {kind: csv_file, path: table.csv, target: price}
 likelihood: {kind: Gaussian}
 prior: {kind: ThreeLayer}
-engine: {call: "tests.killing:Killing", arguments: {victim: 0}}
+engine: {call: "tests.killing:Killing", arguments: {victim: VICTIM}}
 epochs: 4
 batch_size: 8
 """
@@ -160,11 +162,12 @@ batch_size: 8
 
 @gloo
 @pytest.mark.slow
-def test_torchrun_goes_on_when_a_process_was_killed(tmp_path: Path) -> None:
-    """The one that writes, in the middle of an epoch."""
+@pytest.mark.parametrize("victim", range(SIZE))
+def test_torchrun_goes_on_when_a_process_was_killed(victim: int, tmp_path: Path) -> None:
+    """The one that writes, or the other one, in the middle of an epoch."""
     write_table(tmp_path / "table.csv")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE.replace("VICTIM", str(victim)))
     done = torchrun("pyro_turbovbi", "fit", "recipe.yaml", restarts=2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "(exitcode: -9)" in done.stderr

@@ -139,6 +139,8 @@ def deserted() -> None:
 #: What must end with an error, in all processes.
 FAILING: dict[str, Callable[[], object]] = {
     "svi": lambda: train(mlp(), priors.Normal(), engine=engines.SVI()),
+    "map": lambda: train(mlp(), priors.Normal(), engine=engines.MAP()),
+    "nuts": lambda: train(mlp(), priors.Normal(), engine=engines.NUTS(num_samples=2, warmup=1)),
     "exact": lambda: train(mlp(), engine=engines.Turbo(weights="exact")),
     "broken": broken,
     "unlike": unlike,

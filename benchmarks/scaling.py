@@ -145,8 +145,7 @@ def times(case: Case) -> Row:
     torch.set_num_threads(case.threads)
     parts = {mode: MODES[mode](case) for mode in case.modes}
     for mode in case.modes:
-        if case.turns > 1:
-            parts[mode]["step"]()  # warms up; is the step with the first exchange
+        parts[mode]["step"]()  # warms up; is the step with the first exchange
     found: dict[str, dict[str, list[float]]] = {m: {n: [] for n in parts[m]} for m in parts}
     for _ in range(case.turns):
         for mode, named in parts.items():

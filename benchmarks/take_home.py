@@ -17,13 +17,13 @@ deviation for every weight. Times smaller: than the dense network's float32 para
 linear layers with integer weights, as safetensors, by torchao's own functions, nothing compiled.
 Time of a batch: the median time that the one thread that computes it has a processor, the cut and
 the dense network in turns. Accelerated: kernels, the layout of images in memory, and linear layers
-computed as one, as measured to be fastest. Speed-ups are over the dense network in the same runtime (accelerated and integers: over
-torch; both accelerated: over the dense network that was accelerated likewise), and the last column
-is that of the larger batch over the reduction of FLOPs. Pruned to the size of another network:
-torch-pruning cuts units of all layers but the last, by the norm of their weights, until there are
-at most as many parameters, ranked over all layers or in equal shares from each, whichever has the
-lower cross entropy on 5,000 training images; Adam trains what is left, its rate falling from 0.001
-to 0. Medians and ranges of the seeds.
+computed as one, as measured to be fastest. Speed-ups are over the dense network in the same runtime
+(accelerated and integers: over torch; both accelerated: over the dense network that was accelerated
+likewise), and the last column is that of the larger batch over the reduction of FLOPs. Pruned to
+the size of another network: torch-pruning cuts units of all layers but the last, by the norm of
+their weights, until there are at most as many parameters, ranked over all layers or in equal shares
+from each, whichever has the lower cross entropy on 5,000 training images; Adam trains what is left,
+its rate falling from 0.001 to 0. Medians and ranges of the seeds.
 """
 
 from __future__ import annotations

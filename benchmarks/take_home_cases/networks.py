@@ -200,9 +200,9 @@ Network: TypeAlias = Kept | Start | Pruned
 def usual(case: str, seed: int, epochs: int | None = None) -> Iterator[Network]:
     """The networks that are measured if nothing else is asked for: dense, ours, pruned.
 
-    Where the frontier does not keep its dense network, the common start stands for it; where it
-    keeps none of torch-pruning, a dense one is pruned here, to the size of our full method's, or of
-    that of ours that is kept of the most seeds.
+    Where the frontier does not keep its dense network, the common start stands for it. It is pruned
+    here to the sizes of our largest and of our smallest network of those that are kept of the most
+    seeds, beside what the frontier keeps of torch-pruning.
 
     Args:
         case: Name of the case.
@@ -213,7 +213,7 @@ def usual(case: str, seed: int, epochs: int | None = None) -> Iterator[Network]:
         The networks, whether they are there or not.
     """
     names = filter(_is_ours, methods_of(case))
-    dense, full, *ours = [Kept(Run(case, n, seed, epochs=epochs)) for n in (DENSE, FULL, *names)]
+    dense, *ours = [Kept(Run(case, n, seed, epochs=epochs)) for n in (DENSE, *names)]
     pruned = [Kept(Run(case, n, seed, epochs=epochs)) for n in methods_of(case) if _is_pruned(n)]
     start = dense if _is_kept(dense) else Start(case, seed)
     yield dense
@@ -221,8 +221,9 @@ def usual(case: str, seed: int, epochs: int | None = None) -> Iterator[Network]:
         yield start
     yield from ours
     yield from pruned
-    if not any(map(_is_kept, pruned)):
-        yield Pruned(start, max(full, *ours, key=_kept_seeds))
+    often = [network for network in ours if _kept_seeds(network) == max(map(_kept_seeds, ours))]
+    for like in dict.fromkeys([often[0], often[-1]]):
+        yield Pruned(start, like)
 
 
 def every(case: str, seed: int) -> Iterator[Network]:

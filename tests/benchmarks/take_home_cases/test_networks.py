@@ -67,23 +67,28 @@ def test_the_start_is_the_network_before_any_method() -> None:
 
 
 def test_the_usual_networks() -> None:
-    dense, start, *others, last = usual(tiny.NAME, 2)
+    dense, start, *others, large, small = usual(tiny.NAME, 2)
     assert (dense, start) == (run(DENSE, 2), Start(tiny.NAME, 2))
     assert {FULL, OURS, PRUNED} <= {network.method for network in others}
     assert not any(network.method.startswith(("magnitude", "sparse VD")) for network in others)
-    assert last == Pruned(start, run(FULL, 2))
+    first, *_, last = (network for network in others if network.method.startswith(FULL))
+    assert (large, small) == (Pruned(start, first), Pruned(start, last))
+
+
+def pruned_here(seed: int = 0) -> list[Pruned]:
+    return [network for network in usual(tiny.NAME, seed) if isinstance(network, Pruned)]
 
 
 def test_what_is_kept_decides_what_is_pruned_here() -> None:
     put_there(run(OURS))
-    assert list(usual(tiny.NAME, 0))[-1] == Pruned(Start(tiny.NAME, 0), run(OURS))
+    assert pruned_here() == [Pruned(Start(tiny.NAME, 0), run(OURS))]
     put_there(run(DENSE))
     assert Start(tiny.NAME, 0) not in usual(tiny.NAME, 0)
-    assert list(usual(tiny.NAME, 0))[-1] == Pruned(run(DENSE), run(OURS))
+    assert pruned_here() == [Pruned(run(DENSE), run(OURS))]
     put_there(run(FULL))
-    assert list(usual(tiny.NAME, 0))[-1] == Pruned(run(DENSE), run(FULL))
-    put_there(run(PRUNED))
-    assert list(usual(tiny.NAME, 0))[-1] == run(PRUNED)
+    assert pruned_here() == [Pruned(run(DENSE), run(FULL)), Pruned(run(DENSE), run(OURS))]
+    put_there(run(FULL, 1))
+    assert pruned_here() == [Pruned(run(DENSE), run(FULL))]
 
 
 def test_every_network_can_be_in_the_tables() -> None:

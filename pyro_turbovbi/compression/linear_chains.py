@@ -61,7 +61,7 @@ class LinearChain(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> LinearChain:  # to another device or type
         self._plan = None
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 
     def _bound(self) -> tuple[Tensor | None, list[Callable[[Tensor], Tensor]]]:
@@ -158,7 +158,7 @@ def _stretches(
     yield _trimmed(found)
 
 
-def _begins_anew(found: Mapping[str, nn.Module], child: nn.Module) -> bool:
+def _begins_anew(found: dict[str, nn.Module], child: nn.Module) -> bool:
     """Whether a module selects inputs, or does not take what the one before has selected."""
     last = next(reversed(found.values()), None)
     in_vain = isinstance(last, InputSelect) and not isinstance(child, nn.Linear)
@@ -196,7 +196,7 @@ def _in_place(step: nn.Module) -> nn.Module:
         return step
     step = copy.deepcopy(step)
     if hasattr(step, "inplace"):
-        step.inplace = True
+        step.inplace = True  # type: ignore[assignment]
     return step
 
 

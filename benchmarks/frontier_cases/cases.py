@@ -64,7 +64,7 @@ CASES: dict[str, Case] = {
         lambda: lenet_300_100.build().net,
         partial(_mnist, flat=True),
         densities=(0.05, 0.03, 0.02, 0.014, 0.01, 0.007, 0.005),
-        shares=(0.2, 0.1, 0.05),
+        shares=(0.5, 0.2, 0.1, 0.05),
         target=2.4,
     ),
     "lenet_5": Case(

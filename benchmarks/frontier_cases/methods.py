@@ -63,9 +63,16 @@ CANDIDATES: dict[str, dict[str, Method]] = {
 }
 #: Families that are measured at several sizes, in the place of the one that was tuned.
 CURVES = (MAGNITUDE, TORCH_PRUNING)
-#: What `choice` says of the runs of the candidates, by case and method. Of sparse VD's candidates
-#: the first two were tried.
-CHOSEN: dict[str, dict[str, str]] = {"lenet_300_100": {SPARSE_VD: "2", MAGNITUDE: "4"}}
+#: What `choice` says of the runs of the candidates, by case and method.
+CHOSEN: dict[str, dict[str, str]] = {
+    "lenet_300_100": {
+        SPARSE_VD: "2",
+        MAGNITUDE: "4",
+        TORCH_PRUNING: "3",
+        GROUP_NJ: "4",
+        GROUP_HS: "1",
+    }
+}
 
 
 def tuned(case: str, method: str) -> Method:

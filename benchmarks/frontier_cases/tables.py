@@ -82,7 +82,7 @@ def row(method: str, runs: Sequence[Figures]) -> dict[str, Any]:
 def table(case: str, seeds: Sequence[int], protocol: str) -> dict[str, Any]:
     """All methods of a case that were measured, and what is published."""
     runs = found_runs(case, methods_of(case), seeds)
-    rows = [row(method, found) for method, found in runs.items()]
+    rows = [_with_missing(row(method, found), seeds) for method, found in runs.items()]
     return _result(f"Frontier: {CASES[case].title}", protocol, runs, rows) | {
         "readme": README_COLUMNS,
         "rows": rows + [anchor.row() for anchor in ANCHORS.get(case, ())],
@@ -92,8 +92,16 @@ def table(case: str, seeds: Sequence[int], protocol: str) -> dict[str, Any]:
 def ablation_table(case: str, seeds: Sequence[int], protocol: str) -> dict[str, Any]:
     """The full method and its ablations, those that were measured."""
     runs = found_runs(case, [FULL, *ablations_of(case)], seeds)
-    rows = [row(method, found) for method, found in runs.items()]
+    rows = [_with_missing(row(method, found), seeds) for method, found in runs.items()]
     return _result(f"Ablation: {CASES[case].title}", protocol, runs, rows)
+
+
+def _with_missing(row: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """A row whose name tells if it is not of all seeds."""
+    if len(row["seeds"]) == len(seeds):
+        return row
+    there = ", ".join(map(str, row["seeds"]))
+    return {**row, "method": f"{row['method']} (of seeds {there} alone)"}
 
 
 def _result(

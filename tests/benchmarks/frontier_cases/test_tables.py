@@ -47,6 +47,7 @@ def test_rows_are_medians_over_seeds_with_the_recipe_beside_them(folder: Path) -
     assert full["structure"] == "0"
     assert full["seeds"] == [0, 1, 2]
     assert dense["bytes"] is None
+    assert (dense["method"], full["method"]) == (f"{DENSE} (of seeds 0 alone)", FULL)
     assert result["recipes"][FULL]["settings"]["engine"]["kind"] == "Turbo"
     assert result["device"] == "a processor, 1 thread"
     assert [row["source"] for row in published] == ["a paper", "another"]

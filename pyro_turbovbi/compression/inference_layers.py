@@ -26,7 +26,40 @@ from torch import Tensor, nn
 from pyro_turbovbi.compression.layers import InputSelect
 
 
-class TransposedLinear(nn.Module):
+class UnitsFirst(nn.Module):
+    """A linear layer that is applied to features laid out one after another.
+
+    Attributes:
+        in_features: Number of features that it is given.
+        out_features: Number of its units.
+    """
+
+    in_features: int
+    out_features: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the layer.
+
+        Args:
+            x: Shape (..., in_features).
+
+        Returns:
+            Shape (..., out_features).
+        """
+        y = self.bound()(x.reshape(-1, self.in_features).T)
+        return y.T.reshape(*x.shape[:-1], self.out_features)
+
+    def bound(self) -> Callable[[Tensor], Tensor]:
+        """The layer on its present tensors, without the cost of looking them up at every call.
+
+        Returns:
+            What takes features, shape (in_features, points), to units in new memory, shape
+            (out_features, points).
+        """
+        raise NotImplementedError
+
+
+class TransposedLinear(UnitsFirst):
     """A linear layer with a dense weight, without the rows and columns that are zero.
 
     Cutting must leave those where other layers read the same features, or add to the same units.
@@ -66,35 +99,12 @@ class TransposedLinear(nn.Module):
         self.register_buffer("constant", None if every else constant)
         self.stored = self.values.numel() / weight.numel()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Applies the layer.
-
-        Args:
-            x: Shape (..., in_features).
-
-        Returns:
-            Shape (..., out_features).
-        """
-        y = self.of_units(x.reshape(-1, self.in_features).T)
-        return y.T.reshape(*x.shape[:-1], self.out_features)
-
-    def of_units(self, features: Tensor) -> Tensor:
-        """Applies the layer to features that come first.
-
-        Args:
-            features: Shape (in_features, points).
-
-        Returns:
-            New memory, shape (out_features, points).
-        """
-        return self.bound()(features)
-
     def bound(self) -> Callable[[Tensor], Tensor]:
-        """`of_units` on the present tensors, without the cost of looking them up at every call."""
+        """See `UnitsFirst.bound`."""
         return self._bound(self.inputs)
 
     def bound_to_selected(self) -> Callable[[Tensor], Tensor]:
-        """The same for features that are those of `inputs` alone, shape (inputs, points)."""
+        """As `bound`, for features that are those of `inputs` alone, shape (inputs, points)."""
         return self._bound(None)
 
     def _bound(self, inputs: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -111,7 +121,7 @@ class TransposedLinear(nn.Module):
         return _sizes(self) + f", stored={self.stored:.1%}"
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(UnitsFirst):
     """A linear layer whose weight is stored as single weights (CSR) or square blocks (BSR).
 
     Blocks pass no gradients back to the inputs on CPUs.
@@ -172,31 +182,8 @@ class SparseLinear(nn.Module):
             self._matrix, self._matrix_values = self._built(), self.values
         return self._matrix
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Applies the layer.
-
-        Args:
-            x: Shape (..., in_features).
-
-        Returns:
-            Shape (..., out_features).
-        """
-        y = self.of_units(x.reshape(-1, self.in_features).T)
-        return y.T.reshape(*x.shape[:-1], self.out_features)
-
-    def of_units(self, features: Tensor) -> Tensor:
-        """Applies the layer to features that come first.
-
-        Args:
-            features: Shape (in_features, points).
-
-        Returns:
-            New memory, shape (out_features, points).
-        """
-        return self.bound()(features)
-
     def bound(self) -> Callable[[Tensor], Tensor]:
-        """`of_units` on the present tensors, without the cost of looking them up at every call."""
+        """See `UnitsFirst.bound`."""
         return partial(_sparse, self.inputs, self.matrix, self.offset, self.out_features)
 
     def extra_repr(self) -> str:

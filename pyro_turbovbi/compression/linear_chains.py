@@ -12,16 +12,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_turbovbi.compression.inference_layers import SparseLinear, TransposedLinear
+from pyro_turbovbi.compression.inference_layers import SparseLinear, TransposedLinear, UnitsFirst
 from pyro_turbovbi.compression.layers import LAYERS, InputSelect, Role, is_elementwise, role_of
-
-UnitsFirst: TypeAlias = TransposedLinear | SparseLinear
-"""A linear layer that can be applied to features that are laid out one after another."""
 
 
 class LinearChain(nn.Module):
@@ -118,8 +115,7 @@ class Run:
 
     def linears(self) -> list[nn.Module]:
         """The linear layers among the members, whatever computes them."""
-        kinds = (nn.Linear, TransposedLinear, SparseLinear)
-        return [member for member in self.members.values() if isinstance(member, kinds)]
+        return [m for m in self.members.values() if isinstance(m, nn.Linear | UnitsFirst)]
 
 
 def runs_in(net: nn.Module) -> Iterator[Run]:
@@ -167,15 +163,14 @@ def _begins_anew(found: dict[str, nn.Module], child: nn.Module) -> bool:
 
 def _trimmed(members: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     names = list(members)
-    while names and not isinstance(members[names[-1]], nn.Linear | TransposedLinear | SparseLinear):
+    while names and not isinstance(members[names[-1]], nn.Linear | UnitsFirst):
         names.pop()
     return {name: members[name] for name in names}
 
 
 def _starts(module: nn.Module) -> bool:
     """Whether a run may begin so: with what is left where a selection has been taken over, too."""
-    kinds = (nn.Linear, TransposedLinear, SparseLinear, InputSelect)
-    return isinstance(module, kinds) or _does_nothing(module)
+    return isinstance(module, nn.Linear | UnitsFirst | InputSelect) or _does_nothing(module)
 
 
 def _joins(module: nn.Module) -> bool:

@@ -30,6 +30,15 @@ from pyro_turbovbi.priors.unit_gates import Gates
 INIT_SCALE = 0.3
 
 
+def normal_entropy(log_scale: Tensor) -> Tensor:
+    """Entropy of independent normal laws, sum_n (1/2) ln(2 pi e scale_n^2), in nats; scalar.
+
+    Args:
+        log_scale: Logarithms of their standard deviations, any shape.
+    """
+    return log_scale.sum() + 0.5 * log_scale.numel() * (1.0 + log(2 * pi))
+
+
 class NormalFactor(nn.Module):
     """q(w) = Normal(loc, scale^2), element by element.
 
@@ -61,7 +70,7 @@ class NormalFactor(nn.Module):
 
     def entropy(self) -> Tensor:
         """H(q(w)) = sum_n (1/2) ln(2 pi e scale_n^2), in nats; scalar."""
-        return self.log_scale.sum() + 0.5 * self.log_scale.numel() * (1.0 + log(2 * pi))
+        return normal_entropy(self.log_scale)
 
     def forward(self, opened: Tensor | None = None) -> Tensor:
         """Emit the guide's sample site of the weight; return the weight.

@@ -1,7 +1,9 @@
 """Turbo-VBI in less memory: what follows from q(w) and the messages is computed, not kept.
 
 Given Module B's message, q(s) and E[rho] are functions of mu and sigma. So they are computed where
-the gradients need them, one weight after the other, and are gone when the step is done. The noise
+the gradients need them, some rows of a weight after the others, and are gone when that is done. As
+many rows at a time as fit a processor's cache, so that nothing but results is written to memory,
+and the time of a step grows no faster than the number of weights. The noise
 of the second step of an antithetic pair is drawn once more, from the random state that the first
 one had; gradients go once the optimizer has used them. What a weight keeps from step to step is
 
@@ -19,19 +21,62 @@ It is the ordinary engine with ``refresh_every=1``, to rounding.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from pyro_turbovbi.engines.turbo.reduction import Rows
 from pyro_turbovbi.engines.turbo.shared_gates import GatedEvidence, GatedSpikeSlab
 from pyro_turbovbi.engines.turbo.site import SiteState, SpikeSlab, ThreeLayerSite
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI, _Draw
 from pyro_turbovbi.errors import UnsupportedError
-from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
+from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor, normal_entropy
 from pyro_turbovbi.kernels.unit_gates import ElementMessages
+
+LeanT = TypeVar("LeanT", bound="LeanSite")
+
+#: Elements that are worked on together: a CPU's cache holds what is computed of them; a GPU is
+#: busy with them for longer than their kernels take to start.
+TOGETHER = {"cpu": 2**16}
+TOGETHER_ELSEWHERE = 2**24
+
+
+def rows_of(weight: Tensor) -> Iterator[Rows]:
+    """Indices that divide a weight into parts of about `TOGETHER` elements, whole rows each."""
+    together = TOGETHER.get(weight.device.type, TOGETHER_ELSEWHERE)
+    if weight.numel() <= together or not weight.dim():
+        yield ...
+        return
+    step = max(1, together * len(weight) // weight.numel())
+    for start in range(0, len(weight), step):
+        yield slice(start, start + step)
+
+
+class NormalRows(NamedTuple):
+    """Some rows of q(w).
+
+    Attributes:
+        loc: mu.
+        scale: sigma.
+        second_moment: E[w^2].
+        entropy: Their entropy; scalar, in nats.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    second_moment: Tensor
+    entropy: Tensor
+
+
+def q_rows(factor: NormalFactor, rows: Rows) -> NormalRows:
+    """Some rows of q(w), computed from its parameters."""
+    loc, log_scale = factor.loc.detach()[rows], factor.log_scale.detach()[rows]
+    scale = log_scale.exp()
+    return NormalRows(loc, scale, scale.square().addcmul_(loc, loc), normal_entropy(log_scale))
 
 
 class LeanSite(ThreeLayerSite):
@@ -76,11 +121,30 @@ class LeanSite(ThreeLayerSite):
         """Whether an exchange reads what the step before has found: reduction and EM do."""
         return self._settings.reduces or self._settings.learn_hyper
 
+    def rows(self: LeanT, rows: Rows) -> LeanT:
+        """The state of some rows, in views; their parts of the ELBO add up to the weight's."""
+        new = copy.copy(self)
+        new.reduction = self.reduction and self.reduction.rows(rows)
+        if self._probs is not None and self._precision is not None:
+            new._probs, new._precision = self._probs[rows], self._precision[rows]
+        if rows is not ... and rows.start:  # what belongs to the whole is counted once
+            new._offset = new._tangent = self._offset.new_zeros(())
+        return new
+
     @torch.no_grad()
     def hold(self) -> None:
         """Compute both if they are not held."""
-        if not self.held:
-            self.refresh(self._factor.second_moment())
+        if self.held:
+            return
+        probs, precision = (torch.empty_like(self._factor.loc) for _ in range(2))
+        tangents = []
+        for part in rows_of(self._factor.loc):
+            rows = self.rows(part)
+            rows.refresh(q_rows(self._factor, part).second_moment)
+            probs[part], precision[part] = rows.probs, rows.precision
+            tangents.append(rows._tangent)
+        self._probs, self._precision = probs, precision
+        self._tangent = torch.stack(tangents).sum()
 
     def release(self) -> None:
         """Hold neither."""
@@ -132,6 +196,12 @@ class LeanSite(ThreeLayerSite):
 class LeanSpikeSlab(LeanSite, SpikeSlab):
     """`SpikeSlab` that keeps nothing but Module B's messages from step to step."""
 
+    def rows(self, rows: Rows) -> LeanSpikeSlab:
+        """See `LeanSite.rows`."""
+        new = super().rows(rows)
+        new.prior_log_odds = self.prior_log_odds[rows]
+        return new
+
     def exchange(self, second_moment: Tensor) -> None:
         """See `SpikeSlab.exchange`."""
         if self.remembers:
@@ -143,6 +213,13 @@ class LeanSpikeSlab(LeanSite, SpikeSlab):
 
 class LeanGatedSpikeSlab(LeanSite, GatedSpikeSlab):
     """`GatedSpikeSlab` that keeps nothing but messages from step to step."""
+
+    def rows(self, rows: Rows) -> LeanGatedSpikeSlab:
+        """See `LeanSite.rows`."""
+        new = super().rows(rows)
+        new.messages = ElementMessages(*(message[rows] for message in self.messages))
+        new.closing = self.closing and self.closing.rows(rows)
+        return new
 
     def receive(self, elements: ElementMessages, damping: float) -> None:
         """See `GatedSpikeSlab.receive`."""
@@ -222,10 +299,15 @@ class LeanTurboVBI(TurboVBI):
     @torch.no_grad()
     def _draw(self, noises: list[Tensor]) -> _Draw:
         weights = {
-            factor.name: torch.addcmul(factor.loc, factor.scale, noise)
+            factor.name: factor.scale.mul_(noise).add_(factor.loc)
             for factor, noise in zip(self._factors, noises, strict=True)
         }
         return _Draw([], noises, weights, [])
+
+    def _begin_step(self) -> _Draw:
+        """As `TurboVBI._begin_step`; what is drawn is not there yet while messages are passed."""
+        self._closed_form_updates([])
+        return self._draw(self._training_noise())
 
     @torch.no_grad()
     def _closed_form_updates(self, second_moments: list[Tensor]) -> None:
@@ -247,22 +329,29 @@ class LeanTurboVBI(TurboVBI):
 
     @torch.no_grad()
     def _set_gradients(self, draw: _Draw) -> None:
-        """As `TurboVBI._set_gradients`, with E[rho] of the present q(w), weight after weight."""
+        """As `TurboVBI._set_gradients`, with E[rho] of the present q(w), row after row.
+
+        The gradients take the places of the drawn weight's gradient and of its noise.
+        """
         beta, prior = self.settings.kl_weight_at(self.progress), []
         after = self.steps_done + 1
         settles = self.settings.settles_at(after / self.num_steps)  # reads q(s) of this step
         for factor, site in zip(self._factors, self.sites.values(), strict=True):
-            gradient, scale = draw.weights[factor.name].grad, factor.scale
+            gradient, noise = draw.weights[factor.name].grad, draw.noises.pop(0)
             if gradient is None:
                 raise UnsupportedError(f"the model does not use its weight {factor.name!r}")
-            second_moment = scale.square().addcmul_(factor.loc, factor.loc)
-            if not (isinstance(site, LeanSite) and site.held):
-                site.refresh(second_moment)
-            prior.append(factor.entropy() + site.prior_bound(second_moment))
-            pull = draw.noises.pop(0).mul_(gradient).addcmul_(scale, site.precision, value=beta)
-            factor.log_scale.grad = pull.mul_(scale).sub_(beta)
-            factor.loc.grad = gradient.addcmul_(factor.loc, site.precision, value=beta)
-            if isinstance(site, LeanSite) and not (settles or self._heard_at(after, site)):
+            stays = isinstance(site, LeanSite) and (settles or self._heard_at(after, site))
+            if isinstance(site, LeanSite) and stays:
+                site.hold()
+            for part in rows_of(factor.loc):
+                q = q_rows(factor, part)
+                precision, bound = _updated(site, q, part)
+                pull = noise[part].mul_(gradient[part])
+                pull.addcmul_(q.scale, precision, value=beta).mul_(q.scale).sub_(beta)
+                gradient[part].addcmul_(q.loc, precision, value=beta)
+                prior.append(bound)
+            factor.loc.grad, factor.log_scale.grad = gradient, noise
+            if isinstance(site, LeanSite) and not stays:
                 site.release()
         self._prior = -torch.stack(prior).sum()
 
@@ -283,10 +372,17 @@ class LeanTurboVBI(TurboVBI):
     def _bounds(self) -> Iterator[tuple[str, Tensor]]:
         """Every site's part of the ELBO beside the likelihood, at the present q(w)."""
         for factor, site in zip(self._factors, self.sites.values(), strict=True):
-            held = not isinstance(site, LeanSite) or site.held
-            yield site.name, factor.entropy() + site.prior_bound(factor.second_moment())
-            if isinstance(site, LeanSite) and not held:
-                site.release()
+            parts = [_updated(site, q_rows(factor, rows), rows)[1] for rows in rows_of(factor.loc)]
+            yield site.name, torch.stack(parts).sum()
+
+
+def _updated(site: SiteState, q: NormalRows, rows: Rows) -> tuple[Tensor, Tensor]:
+    """E[rho] of some rows, and their part of the ELBO beside the likelihood (scalar, in nats)."""
+    if isinstance(site, LeanSite):
+        site = site.rows(rows)
+        if not site.held:
+            site.refresh(q.second_moment)
+    return site.precision, q.entropy + site.prior_bound(q.second_moment)
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -28,9 +28,11 @@ Friston, W. Penny, NeuroImage 56:2089-2099, 2011.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import EllipsisType
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -41,6 +43,8 @@ from pyro_turbovbi.kernels.evidence import expected_precision, log_evidence
 from pyro_turbovbi.priors.three_layer import GammaParameters
 
 Weightlike = Float[Tensor, "*shape"]
+#: Some rows of a weight, or all of it.
+Rows: TypeAlias = slice | EllipsisType
 
 #: Rounds of the fixed point; it contracts fast, since m' is far below the law's own scale.
 ROUNDS = 4
@@ -201,6 +205,12 @@ class Reduction:
         device = self.change.device
         self.change, self.precision = (tensor.to(device, copy=True) for tensor in tensors)
 
+    def rows(self, rows: Rows) -> Reduction:
+        """The decisions on some rows of the weight, in views."""
+        new = copy.copy(self)
+        new.change, new.precision = self.change[rows], self.precision[rows]
+        return new
+
     def mapped(self, view: Callable[[Tensor], Tensor]) -> Reduction:
         """The same decisions for another part of the weight.
 
@@ -212,4 +222,4 @@ class Reduction:
         return new
 
 
-__all__ = ["INFORMED", "REACH", "ModelReduction", "Reduced", "Reduction", "reduced"]
+__all__ = ["INFORMED", "REACH", "ModelReduction", "Reduced", "Reduction", "Rows", "reduced"]

@@ -165,8 +165,7 @@ class TurboVBI:
         """
         if not self.sites:
             self.setup(*args, **kwargs)
-        draw = self._draw(self._training_noise())
-        self._closed_form_updates(draw.second_moments)
+        draw = self._begin_step()
         try:
             log_joint = self._own_log_joint(draw.weights, *args, **kwargs)
         except ValueError as error:  # Pyro refuses the parameters of a distribution
@@ -351,6 +350,12 @@ class TurboVBI:
             for site in self.sites.values():
                 if isinstance(site, ThreeLayerSite):
                     site.clear_inactive()
+
+    def _begin_step(self) -> _Draw:
+        """Draw from the present q(w), and do what updates are due for it."""
+        draw = self._draw(self._training_noise())
+        self._closed_form_updates(draw.second_moments)
+        return draw
 
     @torch.no_grad()
     def _draw(self, noises: list[Tensor]) -> _Draw:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import pyro_turbovbi as ptv
 from pyro_turbovbi import likelihoods, priors, supports
 from pyro_turbovbi.engines import ModelReduction, SpikeAnnealing, Turbo, TurboSettings, TurboVBI
-from pyro_turbovbi.engines.turbo.lean import LeanSite, LeanTurboVBI
+from pyro_turbovbi.engines.turbo.lean import TOGETHER, LeanSite, LeanTurboVBI, rows_of
 from pyro_turbovbi.engines.turbo.site import ThreeLayerSite
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, TurboVBIError
 
@@ -59,6 +59,13 @@ def results(run: TurboVBI) -> list[Tensor]:
     return parameters + [site.probs for site in layered(run)]
 
 
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are worked on two rows after two, those with few elements at once."""
+    monkeypatch.setitem(TOGETHER, "cpu", 17)
+
+
+@pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("name", PRIORS)
 def test_results_are_those_of_an_update_at_every_step(name: str) -> None:
     """Through warm-up, annealing and model reduction, up to the last exchange."""
@@ -79,6 +86,7 @@ def test_results_are_those_of_an_update_at_every_step(name: str) -> None:
         torch.testing.assert_close(lean, ordinary, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("name", ["chain", "shared gates"])
 def test_inactive_means_are_held_at_zero_alike(name: str) -> None:
     """Of what a step has found inactive, and in the end of what the last exchange has."""
@@ -100,6 +108,21 @@ def test_inactive_means_are_held_at_zero_alike(name: str) -> None:
             assert bool((factor.loc[inactive] == 0.0).all())
     for ordinary, lean in zip(*found, strict=True):
         torch.testing.assert_close(lean, ordinary, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (7,), (4, 3), (1, 40), (9, 2, 3, 3), (40, 1)], ids=lambda shape: f"{shape}"
+)
+def test_rows_are_every_element_once(shape: tuple[int, ...]) -> None:
+    weight, seen = torch.zeros(shape), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TOGETHER, "cpu", 17)
+        for rows in rows_of(weight):
+            weight[rows] += 1.0
+            seen.append(weight[rows].numel())
+    assert bool((weight == 1.0).all())
+    largest_row = weight[0].numel() if shape else 1
+    assert max(seen) <= max(17, largest_row)
 
 
 def test_learned_hyperparameters_are_the_same() -> None:

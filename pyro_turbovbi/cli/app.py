@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pyro_turbovbi.cli.commands import INTERRUPTED, Commands, show
+from pyro_turbovbi.cli.commands import Commands, show
+from pyro_turbovbi.cli.interruption import INTERRUPTED
 
 app = typer.Typer(
     name="ptv",
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Say which data sets are known and where they are.")
+data_app = typer.Typer(help="Say which data sets are known and where they are, or fetch one.")
 app.add_typer(data_app, name="data")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -29,30 +29,14 @@ DataName = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="A name that `ptv data list` shows, a .csv or .npz file, a folder of images, or "
-        "package.module:function.",
+        help="A name that `ptv data list` shows, a .csv, .parquet or .npz file, a folder of "
+        "images, or package.module:function.",
     ),
 ]
 Target = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="The column of a table to predict.")
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the data.")]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-        arguments: The arguments after the program's name; None takes those of the process.
-
-    Returns:
-        The exit code; see `commands.FINE` and the others.
-    """
-    try:
-        typer.main.get_command(app).main(args=arguments, prog_name="ptv")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    return 0
 
 
 @app.callback()
@@ -255,12 +239,16 @@ def list_(as_json: AsJson = False) -> None:
 @data_app.command()
 def get(
     name: Annotated[str, typer.Argument(metavar="NAME", help="One that `ptv data list` shows.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to put it (default: where it is looked for)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say where a data set is, or how to get it."""
+    """Fetch a data set, unless it is here, and say where it is."""
     from pyro_turbovbi.cli.data import get_data
 
-    show(get_data(name), as_json=as_json)
+    show(get_data(name, to, progress=sys.stderr.isatty()), as_json=as_json)
 
 
-__all__ = ["app", "main"]
+__all__ = ["app"]

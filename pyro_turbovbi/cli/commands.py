@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from pyro_turbovbi.cli.interruption import noticed, tell
 from pyro_turbovbi.errors import TurboVBIError, TurboVBIWarning
 
-FINE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: all went well; an error; arguments that cannot be understood; Ctrl-C."""
+FINE, FAILED, MISUSED = 0, 1, 2
+"""Exit codes: all went well; an error; arguments that cannot be understood."""
 DEBUG = "--debug"
 """Anywhere on the command line: an error shows where it arose."""
 
@@ -34,6 +36,21 @@ class Result(Protocol):
         ...
 
 
+class _Stopped(Exception):  # noqa: N818
+    """Carries Ctrl-C, its cause, past typer, which would end the process without a word."""
+
+    def __init__(self, interrupt: KeyboardInterrupt) -> None:
+        self.interrupt = interrupt
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise _Stopped(interrupt) from interrupt
+
+
 class Commands(TyperGroup):
     """The commands; whatever happens in one, the process ends with an exit code."""
 
@@ -45,7 +62,7 @@ class Commands(TyperGroup):
             options: See typer; `standalone_mode` has no effect.
 
         Raises:
-            SystemExit: Always; see `FINE`, `FAILED`, `MISUSED` and `INTERRUPTED`.
+            SystemExit: Always; see `FINE`, `FAILED`, `MISUSED` and `interruption.INTERRUPTED`.
         """
         given = sys.argv[1:] if args is None else list(args)
         plain = [argument for argument in given if argument != DEBUG] or ["--help"]
@@ -53,20 +70,40 @@ class Commands(TyperGroup):
         with _plain_warnings():
             sys.exit(self._code(plain, options, debug=DEBUG in given))
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Reads the arguments in front of the command."""
+        with _stopping():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        with _stopping():
+            return super().invoke(ctx)
+
     def _code(self, args: Sequence[str], options: Mapping[str, Any], *, debug: bool) -> int:
-        try:
-            code = super().main(args, **options)
-        except (TyperException, TurboVBIError, typer.Abort) as error:
-            if debug:
-                raise
-            _say("error", _in_words(error))
-            return MISUSED if isinstance(error, TyperException) else FAILED
-        except Exception as error:
-            if debug:
-                raise
-            _say("error", f"{type(error).__name__}: {error}; {DEBUG} shows where it arose")
-            return FAILED
+        with noticed() as interrupted:
+            try:
+                code = super().main(args, **options)
+            except _Stopped as stopped:
+                if debug:
+                    traceback.print_exception(stopped.interrupt)
+                return tell(stopped.interrupt)
+            except Exception as error:
+                if debug:
+                    raise
+                return _failed(error, interrupted=interrupted())
         return code if isinstance(code, int) else FINE
+
+
+def _failed(error: Exception, *, interrupted: bool) -> int:
+    """Says what an error says; the exit code."""
+    if isinstance(error, TyperException | TurboVBIError | typer.Abort):
+        _say("error", _in_words(error))
+        return MISUSED if isinstance(error, TyperException) else FAILED
+    if interrupted:  # by which a library was left half imported, for example
+        return tell(KeyboardInterrupt())
+    _say("error", f"{type(error).__name__}: {error}; {DEBUG} shows where it arose")
+    return FAILED
 
 
 def show(result: Result, *, as_json: bool) -> None:
@@ -130,7 +167,6 @@ __all__ = [
     "DEBUG",
     "FAILED",
     "FINE",
-    "INTERRUPTED",
     "MISUSED",
     "Commands",
     "Result",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from pyro_turbovbi import data, engines, likelihoods, priors, supports
+from pyro_turbovbi.cli.interruption import on_interrupt
 from pyro_turbovbi.compression import Compressed, load
 from pyro_turbovbi.data import Splits, TensorPair
 from pyro_turbovbi.diagnostics import Comparison, compare, error_rate, plots
@@ -21,6 +23,7 @@ from pyro_turbovbi.diagnostics.comparison import TOLERANCE
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
 from pyro_turbovbi.fit import fit_all
 from pyro_turbovbi.lift import lift
+from pyro_turbovbi.persistence.files import write_atomically
 from pyro_turbovbi.result import Fit
 
 if TYPE_CHECKING:
@@ -121,12 +124,20 @@ def run_demo(
         fits = _fit_all(recipe, splits, recipe.epochs if epochs is None else epochs, seed)
         comparison = compare(fits, splits.test, validation=splits.validation, seed=seed)
     print(f"\nTest set, {len(splits.test.x):,} images:\n\n{comparison}\n")
-    (out / "comparison.json").write_text(comparison.to_json() + "\n", encoding="utf-8")
+    kept = f"the files in {out} are complete, but not all; the same command writes all of them"
+    with on_interrupt(lambda: kept):
+        _write(fits, comparison, splits, recipe, out)
+    return comparison
+
+
+def _write(
+    fits: Mapping[str, Fit], comparison: Comparison, splits: Splits, recipe: Recipe, out: Path
+) -> None:
+    write_atomically(out / "comparison.json", f"{comparison.to_json()}\n".encode())
     compressed = {name: fits[name].compress(splits.validation) for name in (INDEPENDENT, MARKOV)}
     _write_pictures(fits, compressed, comparison, recipe, out)
     rough = compressed[MARKOV].quantise(splits.validation, tolerance=TOLERANCE)
     _check_artifact(rough, splits.test, out / "net.ptv")
-    return comparison
 
 
 def _fit_all(recipe: Recipe, splits: Splits, epochs: int, seed: int) -> dict[str, Fit]:
@@ -205,7 +216,9 @@ def _write_pictures(
 
 
 def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
-    figure.savefig(path)
+    content = io.BytesIO()
+    figure.savefig(content)
+    write_atomically(path, content.getvalue())
     print(f"wrote {path}")
 
 

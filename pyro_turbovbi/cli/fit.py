@@ -11,6 +11,7 @@ from typing import Any
 
 from pyro_turbovbi import distributed
 from pyro_turbovbi._random import seeded
+from pyro_turbovbi.cli.interruption import on_interrupt
 from pyro_turbovbi.cli.runs import Run, default_run
 from pyro_turbovbi.cli.stages import KeptStages
 from pyro_turbovbi.data import Splits
@@ -67,7 +68,7 @@ class FitResult:
         lines += [f"{part}: {_words(m)}" for part, m in parts.items() if m is not None]
         lines.append(f"in {run}; next: ptv compress {run}")
         if not self.finished:
-            lines.append(f"interrupted; go on with: ptv fit {run} --resume")
+            lines.append(f"interrupted; {_how_to_go_on(Run(self.run))}")
         return "\n".join(lines)
 
 
@@ -180,12 +181,18 @@ class _Latest:
 def _kept(run: Run, recipe: Recipe, reached: Fit | None) -> FitResult | None:
     """What is left of a training after Ctrl-C."""
     if reached is not None:
-        return _saved(run, recipe, reached, None)
-    how = f"ptv fit {shlex.quote(str(run.directory))} --resume"
-    kept = f"go on with: {how}" if run.can_resume else "nothing is kept"
+        with on_interrupt(lambda: f"the run is not saved in full; {_how_to_go_on(run)}"):
+            return _saved(run, recipe, reached, None)
+    kept = _how_to_go_on(run) if run.can_resume else "nothing is kept"
     print(f"interrupted before the end of an epoch; {kept}", file=sys.stderr)
     run.discard()
     return None
+
+
+def _how_to_go_on(run: Run) -> str:
+    if run.can_resume:
+        return f"go on with: ptv fit {shlex.quote(str(run.directory))} --resume"
+    return "without a checkpoint it cannot go on"
 
 
 def _result(run: Run, recipe: Recipe, fitted: Fit, made: Ingredients | None) -> FitResult:

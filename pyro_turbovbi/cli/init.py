@@ -114,8 +114,7 @@ def init(directory: Path, *, data: str = "digits", target: str | None = None) ->
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError.of("the directory cannot be made", directory, error) from error
-    _write_new(files.model, MODEL)
-    _write_new(files.recipe, text)
+    _write_new({files.model: MODEL, files.recipe: text})
     return files
 
 
@@ -154,12 +153,20 @@ def _relative(spec: Mapping[str, Any], recipe: Path) -> dict[str, Any]:
     return {**spec, **place}
 
 
-def _write_new(file: Path, text: str) -> None:
+def _write_new(texts: Mapping[Path, str]) -> None:
+    """Writes files that are not there yet, all or none of them."""
+    written = []
     try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except OSError as error:
-        raise StorageError.of("the file cannot be written", file, error) from error
+        for file, text in texts.items():
+            with file.open("x", encoding="utf-8") as stream:
+                written.append(file)
+                stream.write(text)
+    except BaseException as error:
+        for done in written:
+            done.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StorageError.of("the file cannot be written", file, error) from error
+        raise
 
 
 __all__ = ["InitResult", "init"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_turbovbi.batches import as_tensors
 from pyro_turbovbi.cli.compare import check_same_data, run_names
+from pyro_turbovbi.cli.interruption import on_interrupt
 from pyro_turbovbi.cli.runs import LoadedRun, Run
 from pyro_turbovbi.cli.stages import read_stages
 from pyro_turbovbi.data import Splits
@@ -84,8 +85,9 @@ def report_runs(
         recipe=Run(directories[0]).recipe_file.read_text(encoding="utf-8"),
     )
     size = page.save(file)
-    if show:
-        webbrowser.open(file.absolute().as_uri())
+    if show:  # some browsers run in the terminal, where Ctrl-C is how to leave
+        with on_interrupt(lambda: f"the page is complete: {file}"):
+            webbrowser.open(file.absolute().as_uri())
     found = network if network.is_file() else None
     return ReportResult(file, size, found, 0 if test is None else len(test.x))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyro_turbovbi.cli.commands import plain
-from pyro_turbovbi.errors import InvalidArgumentError, SpecError, StorageError
+from pyro_turbovbi.errors import InvalidArgumentError, StorageError
 from pyro_turbovbi.persistence.checkpoints import CheckpointStore, checkpoint_files
 from pyro_turbovbi.persistence.files import write_atomically
 from pyro_turbovbi.recipe import Ingredients, Recipe
@@ -127,7 +127,7 @@ class Run:
         try:
             recipe.save(self.recipe_file)
             self._remember(checkpoints)
-        except (SpecError, StorageError):
+        except BaseException:  # Ctrl-C too
             self.discard()
             raise
 

@@ -54,7 +54,11 @@ def test_nothing_to_report() -> None:
             "error: wrong - twice; given: 1; accepted: 2\n",
         ),
         (KeyError("x"), 1, "error: KeyError: 'x'; --debug shows where it arose\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; nothing was written; to start anew, give the same command again\n",
+        ),
         (typer.Exit(130), 130, ""),
         (
             typer.BadParameter("no such thing."),

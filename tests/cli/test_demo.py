@@ -3,15 +3,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from pyro_turbovbi import data, load
 from pyro_turbovbi.cli import demo
 from pyro_turbovbi.cli.demo import INDEPENDENT, MARKOV, RECIPES, run_demo
+from pyro_turbovbi.cli.interruption import Interrupted
 from pyro_turbovbi.data import Splits, TensorPair
+from pyro_turbovbi.diagnostics import Comparison
+from pyro_turbovbi.diagnostics.comparison import ComparisonRow
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
 
 PICTURES = ("support_before_after", "support_side_by_side", "elbo", "error_against_size")
@@ -48,6 +53,26 @@ def test_the_demo_compares_four_fits_and_leaves_pictures_and_a_network(
     printed = capsys.readouterr().out
     assert str(comparison) in printed
     assert f"net.ptv loaded again: test accuracy {1 - error:.2%}" in printed
+
+
+def test_after_ctrl_c_the_files_that_are_there_are_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*_args: object, **_options: object) -> Any:
+        raise KeyboardInterrupt
+
+    compared = Comparison((ComparisonRow("MAP", "map", num_points=1, seconds=0.0, nll=0.0),))
+    monkeypatch.setattr(demo, "_fit_all", lambda *_args: {})
+    monkeypatch.setattr(demo, "compare", lambda *_args, **_options: compared)
+    with pytest.raises(KeyError, match=INDEPENDENT):  # there is nothing to compress
+        run_demo("digits", tmp_path / "whole")
+    monkeypatch.setattr("os.fsync", stopping)
+    with pytest.raises(Interrupted, match=r"half are complete, but not all; the same command"):
+        run_demo("digits", tmp_path / "half")
+    with pytest.raises(KeyboardInterrupt):
+        demo._save(Figure(), tmp_path / "half" / "picture.png")
+    names = {file.name: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
+    assert names == {"comparison.json": compared.to_json() + "\n"}
 
 
 @pytest.mark.slow

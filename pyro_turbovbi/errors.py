@@ -97,6 +97,10 @@ class DataNotFoundError(TurboVBIError, FileNotFoundError, RuntimeError):
     """A data set is not on this machine; the message says how to get it."""
 
 
+class DownloadError(TurboVBIError, ConnectionError):
+    """A data set cannot be fetched; the message says how to do it by hand."""
+
+
 class TurboVBIWarning(UserWarning):
     """Root of all warnings that this package gives on purpose."""
 

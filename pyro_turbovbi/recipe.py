@@ -329,7 +329,7 @@ def _exported(module: Any, wanted: Callable[[Any], bool]) -> dict[str, Callable[
 
 
 def _is_loader(value: Any) -> bool:
-    return inspect.isfunction(value) and value is not loaders.augment
+    return inspect.isfunction(value) and value not in (loaders.augment, loaders.download)
 
 
 def _is_engine(value: Any) -> bool:

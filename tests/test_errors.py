@@ -23,6 +23,7 @@ STANDARD = {
     "CheckpointError": RuntimeError,
     "DistributedError": RuntimeError,
     "DataNotFoundError": FileNotFoundError,
+    "DownloadError": ConnectionError,
 }
 
 

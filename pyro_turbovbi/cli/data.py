@@ -1,12 +1,15 @@
-"""`ptv data`: which data sets are known, where they were found, and how to get them."""
+"""`ptv data`: which data sets are known, where they were found; and fetching the others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from pyro_turbovbi.data import download
 from pyro_turbovbi.data.catalogue import DataSet, catalogue, find
+from pyro_turbovbi.data.sources import UCI, sources
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,23 @@ def list_data() -> Listing:
     return Listing(tuple(catalogue()))
 
 
-def get_data(name: str) -> Listing:
-    """One data set that is here.
+def get_data(name: str, to: Path | None = None, *, progress: bool = False) -> Listing:
+    """Fetches a data set, unless it is here; one that is not fetched is looked up.
+
+    Args:
+        name: One that `list_data` shows, or one UCI set, such as `uci/yacht`.
+        to: See `data.download`.
+        progress: Whether to show a progress bar.
 
     Raises:
-        InvalidArgumentError: If there is none of that name.
-        DataNotFoundError: If it is not on this machine; says how to get it.
+        InvalidArgumentError: If there is none of that name, or it does not go to a directory.
+        DataNotFoundError: If it comes with a package that is not installed; says which.
+        TurboVBIError: See `data.download`.
     """
-    return Listing((find(name),))
+    if to is None and name not in (*sources(), UCI):
+        return Listing((find(name),))
+    download(name, to, progress=progress)
+    return Listing((find(name.partition("/")[0], to),))
 
 
 __all__ = ["Listing", "get_data", "list_data"]

@@ -15,7 +15,7 @@ from pyro_turbovbi.specs.calls import rebase
 from pyro_turbovbi.specs.changes import changed, parse_change
 from pyro_turbovbi.specs.documents import SUFFIXES, Document, KeyPath, parse_yaml, read
 
-LOADERS = {".csv": "csv_file", ".npz": "npz_file"}
+LOADERS = {".csv": "csv_file", ".npz": "npz_file", ".parquet": "parquet_file"}
 """Loaders of files by their suffix."""
 _MODEL = ".py"
 
@@ -35,7 +35,7 @@ def declare(
 
     Args:
         source: A recipe, a model file with a function `build`, or a run.
-        data: Name of a data set, a file (.csv, .npz), a folder of images, or the address of a
+        data: Name of a data set, a file (.csv, .parquet, .npz), a folder of images, or the address of a
             function that gives data.
         target: Column to predict, of a table.
         prior: Name of a prior, `{kind: ..., ...}`, or a file that describes one.

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyro_turbovbi.data.cifar import find_cifar10
-from pyro_turbovbi.data.mnist import find_mnist
+from pyro_turbovbi.data.cifar import find_cifar10, find_cifar100
+from pyro_turbovbi.data.mnist import find_fashion_mnist, find_mnist
 from pyro_turbovbi.data.uci import SOURCE, find_uci
 from pyro_turbovbi.errors import DataNotFoundError, InvalidArgumentError
 
@@ -38,13 +38,19 @@ def catalogue(root: str | os.PathLike[str] | None = None) -> list[DataSet]:
         root: Where to look; else the usual places, see `location.data_roots`.
     """
     return [
-        _digits(),
+        _bundled("digits", "8x8 images of digits, 1,797"),
+        _bundled("diabetes", "regression, 10 inputs, 442 points"),
         _on_disk("mnist", "28x28 images of digits, 60,000 and 10,000", find_mnist, root),
+        _on_disk("fashion_mnist", "the same of clothes", find_fashion_mnist, root),
         _on_disk("cifar10", "32x32 colour images, 50,000 and 10,000", find_cifar10, root),
+        _on_disk("cifar100", "the same in 100 classes, or 20", find_cifar100, root),
         _uci(root),
         DataSet("recovery", "sparse regression with known truth", "made by a seed", ""),
         DataSet("gated_recovery", "the same, with whole inputs unused", "made by a seed", ""),
         DataSet("csv_file", "your table", "your file", "ptv fit ... --data FILE.csv --target NAME"),
+        DataSet(
+            "parquet_file", "the same", "your file", "ptv fit ... --data FILE.parquet --target NAME"
+        ),
         DataSet("npz_file", "your arrays x and y", "your file", "ptv fit ... --data FILE.npz"),
         DataSet("image_folder", "your images, a folder a class", "your folder", "--data FOLDER"),
     ]
@@ -67,12 +73,10 @@ def find(name: str, root: str | os.PathLike[str] | None = None) -> DataSet:
     return known[name]
 
 
-def _digits() -> DataSet:
+def _bundled(name: str, content: str) -> DataSet:
     there = importlib.util.find_spec("sklearn") is not None
     found = "comes with scikit-learn" if there else None
-    return DataSet(
-        "digits", "8x8 images of digits, 1,797", found, 'pip install "pyro-turbovbi[demo]"'
-    )
+    return DataSet(name, content, found, 'pip install "pyro-turbovbi[demo]"')
 
 
 def _on_disk(
@@ -91,7 +95,8 @@ def _uci(root: str | os.PathLike[str] | None) -> DataSet:
     sets = find_uci(root)
     directories = ", ".join(dict.fromkeys(str(place.parent) for place in sets.values()))
     found = f"{directories}: {', '.join(sets)}" if sets else None
-    return DataSet("uci", "regression sets, by `name`", found, f"a directory uci/ from {SOURCE}")
+    get = f"`ptv data get uci`; or a directory uci/ from {SOURCE}"
+    return DataSet("uci", "regression sets, by `name`", found, get)
 
 
 __all__ = ["DataSet", "catalogue", "find"]

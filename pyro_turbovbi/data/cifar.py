@@ -1,24 +1,25 @@
-"""CIFAR-10 from its binary batches, or from a zip of JPEG files."""
+"""CIFAR-10 and CIFAR-100 from their binary files, CIFAR-10 also from a zip of JPEG files."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyro_turbovbi.data.location import cache_directory, data_roots
+from pyro_turbovbi.data._optional import optional
+from pyro_turbovbi.data.location import cache_directory, complete, data_roots, locate
 from pyro_turbovbi.data.splits import Splits, TensorPair, hold_out
-from pyro_turbovbi.errors import DataNotFoundError, InvalidDataError, UnsupportedError
+from pyro_turbovbi.errors import DataNotFoundError, InvalidDataError
 
 #: Names of the ten classes; the position is the label.
 CLASSES = (
@@ -33,13 +34,60 @@ CLASSES = (
     "ship",
     "truck",
 )
-#: Mean and standard deviation of each channel over the training images, pixels scaled to [0, 1].
-MEAN, SCALE = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+Channels: TypeAlias = tuple[float, float, float]
 
-_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html (the binary version)"
-_BINARY = "cifar-10-batches-bin"
-_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-_TEST = ("test_batch.bin",)
+
+@dataclass(frozen=True)
+class Binary:
+    """How the binary version of one of the data sets is laid out.
+
+    Attributes:
+        title: What people call it.
+        directory: Its directory below a root.
+        train: Names of the files with training images.
+        test: Names of the files with test images.
+        classes: How many classes each label byte of a record tells apart.
+        mean: Mean of each channel over the training images, pixels scaled to [0, 1].
+        scale: Standard deviation of each channel over the same.
+    """
+
+    title: str
+    directory: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    classes: tuple[int, ...]
+    mean: Channels
+    scale: Channels
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all files."""
+        return self.train + self.test
+
+
+SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html, the binary version"
+"""Where both data sets are."""
+CIFAR10 = Binary(
+    "CIFAR-10",
+    "cifar-10-batches-bin",
+    tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    ("test_batch.bin",),
+    (len(CLASSES),),
+    (0.4914, 0.4822, 0.4465),
+    (0.2470, 0.2435, 0.2616),
+)
+"""Records of a label and an image."""
+CIFAR100 = Binary(
+    "CIFAR-100",
+    "cifar-100-binary",
+    ("train.bin",),
+    ("test.bin",),
+    (20, 100),
+    (0.5071, 0.4865, 0.4409),
+    (0.2673, 0.2564, 0.2762),
+)
+"""Records of a superclass, a class and an image."""
+_COARSE, _FINE = 0, 1  # label bytes of CIFAR-100
 _JPEG = PurePosixPath("cifar10_jpeg", "cifar10_jpeg.zip")
 _IMAGE = (3, 32, 32)
 _LARGEST_PIXEL = 255.0
@@ -79,13 +127,39 @@ def cifar10(
     """
     place = find_cifar10(root)
     binary = place.is_dir()
-    arrays = _read_binary(place) if binary else _read_jpeg(place)
-    train, test = (
-        _normalised(arrays[f"{part}_images"], arrays[f"{part}_labels"])
-        for part in ("train", "test")
-    )
-    train, held_out = hold_out(train, validation, seed)
-    return Splits(train, held_out, test, source="binary" if binary else "JPEG")
+    arrays = _read_binary(place, CIFAR10) if binary else _read_jpeg(place)
+    return _splits(arrays, CIFAR10, validation, seed, source="binary" if binary else "JPEG")
+
+
+def cifar100(
+    root: str | os.PathLike[str] | None = None,
+    validation: int = 5000,
+    seed: int = 0,
+    *,
+    coarse: bool = False,
+) -> Splits:
+    """Loads CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels, a hundred classes.
+
+    Args:
+        root: Directory that contains the binary version, `cifar-100-binary/`; else the usual places
+            (see `cifar10`).
+        validation: How many training images to hold out for choosing settings.
+        seed: Seed of that choice.
+        coarse: Whether the labels are the 20 superclasses in the place of the 100 classes.
+
+    Returns:
+        Inputs `[points, 3, 32, 32]` (float32), with zero mean and unit variance in every channel
+        over the training images, and labels `[points]` (int64), in the order of the names in
+        `fine_label_names.txt` and `coarse_label_names.txt`, which come with the data.
+
+    Raises:
+        DataNotFoundError: If the files are absent; says where it looked and how to get them.
+        InvalidDataError: If a file is damaged.
+        InvalidArgumentError: If `validation` leaves no training image.
+    """
+    label = _COARSE if coarse else _FINE
+    arrays = _read_binary(find_cifar100(root), CIFAR100, label)
+    return _splits(arrays, CIFAR100, validation, seed, label=label)
 
 
 def find_cifar10(root: str | os.PathLike[str] | None = None) -> Path:
@@ -95,8 +169,8 @@ def find_cifar10(root: str | os.PathLike[str] | None = None) -> Path:
         DataNotFoundError: If there is neither; says where it looked and how to get the data.
     """
     roots = data_roots(root)
-    for directory in (base / _BINARY for base in roots):
-        if all((directory / file).is_file() for file in _TRAIN + _TEST):
+    for directory in (base / CIFAR10.directory for base in roots):
+        if complete(directory, CIFAR10.files):
             return directory
     for archive in (base / _JPEG for base in roots):
         if archive.is_file():
@@ -104,33 +178,55 @@ def find_cifar10(root: str | os.PathLike[str] | None = None) -> Path:
     raise DataNotFoundError(
         "the data set 'cifar10' is not on this machine",
         given=f"looked in {', '.join(map(str, roots))}",
-        accepted=f"one of those with {_BINARY}/ (get it from {_SOURCE}) or with {_JPEG}",
+        accepted=f"`ptv data get cifar10`; or one of those with {CIFAR10.directory}/ (from "
+        f"{SOURCE}) or with {_JPEG}",
     )
 
 
-def _normalised(images: Bytes, labels: Bytes) -> TensorPair:
-    if len(images) != len(labels) or not len(labels) or labels.max() >= len(CLASSES):
+def find_cifar100(root: str | os.PathLike[str] | None = None) -> Path:
+    """The directory of the binary version.
+
+    Raises:
+        DataNotFoundError: If the files are absent; says where it looked and how to get them.
+    """
+    directory = CIFAR100.directory
+    return locate("cifar100", CIFAR100.files, directory=directory, root=root, source=SOURCE)
+
+
+def _splits(
+    arrays: Arrays, kind: Binary, validation: int, seed: int, *, label: int = 0, source: str = ""
+) -> Splits:
+    train, test = (
+        _normalised(arrays[f"{part}_images"], arrays[f"{part}_labels"], kind, kind.classes[label])
+        for part in ("train", "test")
+    )
+    train, held_out = hold_out(train, validation, seed)
+    return Splits(train, held_out, test, source=source)
+
+
+def _normalised(images: Bytes, labels: Bytes, kind: Binary, classes: int) -> TensorPair:
+    if len(images) != len(labels) or not len(labels) or labels.max() >= classes:
         raise InvalidDataError(
-            "the images and labels of CIFAR-10 do not fit together",
+            f"the images and labels of {kind.title} do not fit together",
             given=f"{len(images)} images, {len(labels)} labels up to {labels.max(initial=0)}",
-            accepted=f"as many labels as images, each from 0 to {len(CLASSES) - 1}",
+            accepted=f"as many labels as images, each from 0 to {classes - 1}",
         )
-    mean, scale = (torch.tensor(channel).view(3, 1, 1) for channel in (MEAN, SCALE))
+    mean, scale = (torch.tensor(channel).view(3, 1, 1) for channel in (kind.mean, kind.scale))
     pixels = torch.from_numpy(images).to(torch.float32).div_(_LARGEST_PIXEL)
     return TensorPair(pixels.sub_(mean).div_(scale), torch.from_numpy(labels).to(torch.int64))
 
 
-def _read_binary(directory: Path) -> Arrays:
-    """Records of a label and the pixels of one image, channel by channel, row by row."""
-    parts = []
-    for files in (_TRAIN, _TEST):
-        raw = np.concatenate([_records(directory / file) for file in files])
-        parts += [raw[:, 1:].reshape(-1, *_IMAGE), raw[:, 0]]
+def _read_binary(directory: Path, kind: Binary, label: int = 0) -> Arrays:
+    """Records of labels and the pixels of one image, channel by channel, row by row."""
+    parts, labels = [], len(kind.classes)
+    for files in (kind.train, kind.test):
+        raw = np.concatenate([_records(directory / file, labels) for file in files])
+        parts += [raw[:, labels:].reshape(-1, *_IMAGE), raw[:, label]]
     return dict(zip(_KEYS, parts, strict=True))
 
 
-def _records(path: Path) -> Bytes:
-    raw, size = np.fromfile(path, dtype=np.uint8), 1 + int(np.prod(_IMAGE))
+def _records(path: Path, labels: int) -> Bytes:
+    raw, size = np.fromfile(path, dtype=np.uint8), labels + int(np.prod(_IMAGE))
     if len(raw) % size:
         raise InvalidDataError(
             f"{path} is incomplete", given=f"{len(raw)} bytes", accepted=f"a multiple of {size}"
@@ -161,7 +257,13 @@ def _keep(path: Path, arrays: Arrays) -> None:
 
 
 def _decode(archive: Path) -> Arrays:
-    open_image = _pillow(archive).open
+    open_image = optional(
+        "PIL.Image",
+        "JPEG files need Pillow, which is not installed",
+        "data",
+        given=str(archive),
+        instead=f"`ptv data get cifar10`, which fetches {CIFAR10.directory}/",
+    ).open
 
     def pixels(content: bytes) -> Bytes:
         with open_image(io.BytesIO(content)) as image:
@@ -185,15 +287,14 @@ def _decode(archive: Path) -> Arrays:
     return arrays
 
 
-def _pillow(archive: Path) -> Any:
-    try:
-        return importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise UnsupportedError(
-            "JPEG files need Pillow, which is not installed",
-            given=str(archive),
-            accepted=f'pip install "pyro-turbovbi[data]"; or {_BINARY}/, from {_SOURCE}',
-        ) from error
-
-
-__all__ = ["CLASSES", "MEAN", "SCALE", "cifar10", "find_cifar10"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "CLASSES",
+    "SOURCE",
+    "Binary",
+    "cifar10",
+    "cifar100",
+    "find_cifar10",
+    "find_cifar100",
+]

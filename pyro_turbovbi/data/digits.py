@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pyro_turbovbi.data._optional import optional
 from pyro_turbovbi.data.splits import Splits, TensorPair, hold_out
 
 _TEST_POINTS = 360
@@ -21,11 +22,10 @@ def digits(seed: int = 0) -> Splits:
         Inputs `[points, 64]` (float32, pixels scaled to [0, 1]) and labels `[points]` (int64).
 
     Raises:
-        ModuleNotFoundError: If scikit-learn is not installed.
+        UnsupportedError: If scikit-learn is not installed.
     """
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
+    problem = "digits need scikit-learn, which is not installed"
+    raw = optional("sklearn.datasets", problem, "demo").load_digits()
     everything = TensorPair(
         torch.as_tensor(raw.data, dtype=torch.float32) / _LARGEST_PIXEL,
         torch.as_tensor(raw.target, dtype=torch.int64),

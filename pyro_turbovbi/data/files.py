@@ -1,10 +1,7 @@
-"""Data of your own: arrays in a .npz file, a table in a CSV file, images in folders by class."""
+"""Data of your own: arrays in a .npz file, images in folders by class."""
 
 from __future__ import annotations
 
-import csv
-import importlib
-import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -13,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from pyro_turbovbi.data._optional import optional
 from pyro_turbovbi.data.splits import Splits, TensorPair, divide
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
     ShapeError,
     StorageError,
-    UnsupportedError,
 )
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
@@ -62,57 +58,6 @@ def npz_file(
     targets = torch.from_numpy(y.astype(np.int64 if integers else np.float32))
     pair = TensorPair(torch.from_numpy(x.astype(np.float32)), targets)
     return divide(pair, validation=validation, test=test, seed=seed)
-
-
-def csv_file(
-    path: str | os.PathLike[str],
-    target: str,
-    *,
-    classes: bool | None = None,
-    validation: float = 0.1,
-    test: float = 0.1,
-    seed: int = 0,
-) -> Splits:
-    """Loads a table with a header, one column of which is to be predicted, and divides it.
-
-    All other columns are inputs and must hold numbers; they are standardised with the mean and
-    standard deviation of the training points. So are targets, unless they are classes.
-
-    Args:
-        path: A file of comma-separated values in UTF-8.
-        target: Name of the column to predict.
-        classes: Whether the target is a class; None: it is one where it holds text.
-        validation: Fraction of the points to choose settings on.
-        test: Fraction of the points to report on.
-        seed: Seed of the division.
-
-    Returns:
-        Inputs `[points, columns]` (float32) and targets `[points]`: float32, or classes as int64 in
-        the order of their names.
-
-    Raises:
-        StorageError: If the file cannot be read.
-        InvalidDataError: If it has no such column, no rows, or a value that is no finite number.
-        InvalidArgumentError: If the fractions leave no training point.
-    """
-    header, rows = _table(Path(path))
-    if target not in header:
-        raise InvalidDataError(f"{path} has no column {target!r}", accepted=header)
-    if len(header) < 2:
-        raise InvalidDataError(f"{path} has one column alone", accepted="inputs beside the target")
-    place = header.index(target)
-    texts = [row.pop(place) for _, row in rows]
-    names = [name for name in header if name != target]
-    x = torch.tensor([_numbers(path, line, names, row) for line, row in rows], dtype=torch.float64)
-    labelled = not any(map(_is_number, texts)) if classes is None else classes
-    if labelled:
-        y = _labels(texts)
-    else:
-        lines = [line for line, _ in rows]
-        values = [_number(path, n, target, text) for n, text in zip(lines, texts, strict=True)]
-        y = torch.tensor(values, dtype=torch.float64)
-    splits = divide(TensorPair(x, y), validation=validation, test=test, seed=seed)
-    return splits.standardised(targets=not labelled)
 
 
 def image_folder(
@@ -196,70 +141,6 @@ def _no_archive(path: Path) -> InvalidDataError:
     return InvalidDataError(f"{path} is no NumPy archive", accepted=accepted)
 
 
-# Tables ----------------------------------------------------------------------------------------
-
-
-def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every row with its line."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except OSError as error:
-        raise StorageError.of("the file cannot be read", path, error) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidDataError(
-            f"{path} is no table", given=str(error), accepted="comma-separated values in UTF-8"
-        ) from error
-    if len(rows) < 2:
-        raise InvalidDataError(
-            f"{path} is no table", given=f"{len(rows)} lines", accepted="a header and rows"
-        )
-    header = [name.strip() for name in rows[0][1]]
-    if len(set(header)) < len(header):
-        raise InvalidDataError(f"{path} names a column twice", given=header)
-    for line, row in rows[1:]:
-        if len(row) != len(header):
-            raise InvalidDataError(
-                f"{path}, line {line} does not fit the header",
-                given=f"{len(row)} values",
-                accepted=f"{len(header)} values",
-            )
-    return header, rows[1:]
-
-
-def _numbers(
-    path: str | os.PathLike[str], line: int, names: Sequence[str], row: Sequence[str]
-) -> list[float]:
-    return [_number(path, line, name, text) for name, text in zip(names, row, strict=True)]
-
-
-def _number(path: str | os.PathLike[str], line: int, name: str, text: str) -> float:
-    if not _is_number(text):
-        raise InvalidDataError(
-            f"{path}, line {line}, column {name!r} holds no finite number",
-            given=repr(text),
-            accepted="a number; classes as text are for the target alone",
-        )
-    return float(text)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _labels(texts: Sequence[str]) -> Tensor:
-    """Classes as numbers: in the order of their values if all are numbers, else by name."""
-    names = sorted(set(texts))
-    if all(map(_is_number, names)):
-        names.sort(key=float)
-    label = {name: number for number, name in enumerate(names)}
-    return torch.tensor([label[text] for text in texts])
-
-
 # Images ----------------------------------------------------------------------------------------
 
 
@@ -308,7 +189,7 @@ def _images(
 
 def _pixels(files: Sequence[Path], channels: int, size: tuple[int, int] | None) -> Iterator[Any]:
     """Images [channels, height, width], one after the other."""
-    pillow = _pillow()
+    pillow = optional("PIL.Image", "image files need Pillow, which is not installed", "data")
     for file in files:
         try:
             with pillow.open(file) as image:
@@ -328,14 +209,4 @@ def _by(shape: Sequence[int]) -> str:
     return f"{shape[-2]}x{shape[-1]}"
 
 
-def _pillow() -> Any:
-    try:
-        return importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise UnsupportedError(
-            "image files need Pillow, which is not installed",
-            accepted='pip install "pyro-turbovbi[data]"',
-        ) from error
-
-
-__all__ = ["IMAGES", "csv_file", "image_folder", "npz_file"]
+__all__ = ["IMAGES", "image_folder", "npz_file"]

@@ -39,30 +39,39 @@ def locate(
     name: str,
     files: Sequence[str],
     *,
+    directory: str | None = None,
     root: str | os.PathLike[str] | None = None,
     source: str,
 ) -> Path:
     """Finds the directory of a data set.
 
     Args:
-        name: Directory of the data set below a root, for example `"mnist"`.
-        files: Names of the files that must be in it.
+        name: The data set, as `ptv data get` takes it, for example `"mnist"`.
+        files: Names of the files that must be in its directory.
+        directory: That directory below a root; None: it has the data set's name.
         root: An explicit root directory; see `data_roots`.
         source: Where the files can be had, for the error message.
 
     Returns:
-        The first directory `<root>/<name>` that has all the files.
+        The first `<root>/<directory>` that has all the files.
 
     Raises:
         DataNotFoundError: If there is none; says where it looked and how to get the files.
     """
-    looked = [base / name for base in data_roots(root)]
-    for directory in looked:
-        if all((directory / file).is_file() for file in files):
-            return directory
+    directory = directory or name
+    looked = [base / directory for base in data_roots(root)]
+    for place in looked:
+        if complete(place, files):
+            return place
     raise DataNotFoundError(
         f"the data set {name!r} is not on this machine",
         given=f"looked in {', '.join(map(str, looked))}",
-        accepted=f"a directory with {', '.join(files)} (get them from {source}), placed in one of "
-        f"those or below the directory named by {ENVIRONMENT_VARIABLE} as {name}/",
+        accepted=f"`ptv data get {name}`; or a directory with {', '.join(files)} (from {source}), "
+        f"placed in one of those or below the directory named by {ENVIRONMENT_VARIABLE} as "
+        f"{directory}/",
     )
+
+
+def complete(directory: Path, files: Sequence[str]) -> bool:
+    """Whether a directory has all the files."""
+    return all((directory / file).is_file() for file in files)

@@ -1,4 +1,4 @@
-"""MNIST from its original idx files, read with numpy alone."""
+"""MNIST and Fashion-MNIST from their original idx files, read with numpy alone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from pyro_turbovbi.data.location import locate
 from pyro_turbovbi.data.splits import Splits, TensorPair, hold_out
 from pyro_turbovbi.errors import InvalidDataError
 
-_SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+MNIST_SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+"""Where the files of MNIST are."""
+FASHION_MNIST_SOURCE = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+"""Where the files of Fashion-MNIST are."""
 _TRAIN = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 _TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+FILES = _TRAIN + _TEST
+"""Names of the files, the same ones for both."""
 _LARGEST_PIXEL = 255.0
 _UNSIGNED_BYTE = 0x08
 
@@ -50,9 +55,34 @@ def mnist(
         InvalidDataError: If a file is damaged.
         InvalidArgumentError: If `validation` leaves no training image.
     """
-    directory = find_mnist(root)
-    train, held_out = hold_out(_load_pair(directory, _TRAIN, flat=flat), validation, seed)
-    return Splits(train, held_out, _load_pair(directory, _TEST, flat=flat))
+    return _load(find_mnist(root), validation, seed, flat=flat)
+
+
+def fashion_mnist(
+    root: str | os.PathLike[str] | None = None,
+    validation: int = 5000,
+    seed: int = 0,
+    *,
+    flat: bool = True,
+) -> Splits:
+    """Loads Fashion-MNIST: images of clothes in ten classes, in everything else like `mnist`.
+
+    Args:
+        root: Directory that contains `fashion_mnist/`; else the usual places (see `mnist`).
+        validation: How many training images to hold out for choosing settings.
+        seed: Seed of that choice.
+        flat: Images as vectors `[points, 784]`, else as `[points, 1, 28, 28]`.
+
+    Returns:
+        Inputs (float32) and labels `[points]` (int64): T-shirt, trouser, pullover, dress, coat,
+        sandal, shirt, sneaker, bag, ankle boot.
+
+    Raises:
+        DataNotFoundError: If the files are absent; says where it looked and how to get them.
+        InvalidDataError: If a file is damaged.
+        InvalidArgumentError: If `validation` leaves no training image.
+    """
+    return _load(find_fashion_mnist(root), validation, seed, flat=flat)
 
 
 def find_mnist(root: str | os.PathLike[str] | None = None) -> Path:
@@ -61,7 +91,16 @@ def find_mnist(root: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         DataNotFoundError: If the files are absent; says where it looked and how to get them.
     """
-    return locate("mnist", _TRAIN + _TEST, root=root, source=_SOURCE)
+    return locate("mnist", FILES, root=root, source=MNIST_SOURCE)
+
+
+def find_fashion_mnist(root: str | os.PathLike[str] | None = None) -> Path:
+    """The directory that holds Fashion-MNIST.
+
+    Raises:
+        DataNotFoundError: If the files are absent; says where it looked and how to get them.
+    """
+    return locate("fashion_mnist", FILES, root=root, source=FASHION_MNIST_SOURCE)
 
 
 def read_idx(path: Path) -> Tensor:
@@ -100,6 +139,11 @@ def read_idx(path: Path) -> Tensor:
             accepted=f"{header + math.prod(shape)} bytes for the shape {shape}",
         )
     return torch.from_numpy(np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape).copy())
+
+
+def _load(directory: Path, validation: int, seed: int, *, flat: bool) -> Splits:
+    train, held_out = hold_out(_load_pair(directory, _TRAIN, flat=flat), validation, seed)
+    return Splits(train, held_out, _load_pair(directory, _TEST, flat=flat))
 
 
 def _load_pair(directory: Path, names: tuple[str, str], *, flat: bool) -> TensorPair:

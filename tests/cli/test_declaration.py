@@ -67,6 +67,9 @@ def test_a_run_is_its_recipe(here: Path) -> None:
     [
         ("digits", {"kind": "digits"}),
         ("a.CSV", {"kind": "csv_file", "path": "{here}/a.CSV"}),
+        ("a.parquet", {"kind": "parquet_file", "path": "{here}/a.parquet"}),
+        ("fashion_mnist", {"kind": "fashion_mnist"}),
+        ("cifar100", {"kind": "cifar100"}),
         ("a.npz", {"kind": "npz_file", "path": "{here}/a.npz"}),
         ("pictures", {"kind": "image_folder", "path": "{here}/pictures"}),
         ("not/here", {"kind": "image_folder", "path": "{here}/not/here"}),

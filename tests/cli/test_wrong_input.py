@@ -71,8 +71,9 @@ CASES = {
     ),
     "misspelt loader": Case(
         "fit wrong.yaml",
-        "wrong.yaml, line 4, data.kind: unknown kind; given: 'csv'; accepted: cifar10, "
-        "csv_file, digits, gated_recovery, image_folder, mnist, npz_file, recovery, uci",
+        "wrong.yaml, line 4, data.kind: unknown kind; given: 'csv'; accepted: cifar10, cifar100, "
+        "csv_file, diabetes, digits, fashion_mnist, gated_recovery, image_folder, mnist, npz_file, "
+        "parquet_file, recovery, uci",
         mistake=("kind: csv_file", "kind: csv"),
     ),
     "text for a number": Case(
@@ -421,8 +422,29 @@ CASES = {
     ),
     "no such data set": Case(
         "data get cifar",
-        "unknown data set; given: cifar; accepted: digits, mnist, cifar10, uci, recovery,"
-        " gated_recovery, csv_file, npz_file, image_folder",
+        "unknown data set; given: cifar; accepted: digits, diabetes, mnist, fashion_mnist, "
+        "cifar10, cifar100, uci, recovery, gated_recovery, csv_file, parquet_file, npz_file, "
+        "image_folder",
+    ),
+    "nothing to fetch": Case(
+        "data get digits --to new",
+        "there is nothing to fetch for this name; given: digits; accepted: mnist, fashion_mnist, "
+        "cifar10, cifar100, uci/bostonHousing, uci/concrete, uci/energy, uci/kin8nm, "
+        "uci/naval-propulsion-plant, uci/power-plant, uci/protein-tertiary-structure, "
+        "uci/wine-quality-red, uci/yacht, uci",
+    ),
+    "what is no Parquet file": Case(
+        "fit recipe.yaml --data no.parquet --target price --out new",
+        "{here}/no.parquet is no Parquet file that can be read",
+    ),
+    "no such Parquet file": Case(
+        "init new --data missing.parquet --target price",
+        "the file cannot be read: No such file or directory; given: {here}/missing.parquet",
+    ),
+    "a Parquet file without a target": Case(
+        "fit recipe.yaml --data no.parquet --out new",
+        "data.target: parquet_file needs it; given: {'kind': 'parquet_file', 'path': "
+        "'{here}/no.parquet'}; accepted: path, target, classes, validation, test, seed",
     ),
     "a recipe that is there": Case(
         "init",
@@ -435,8 +457,8 @@ CASES = {
     "no such data to start from": Case(
         "init new --data digit",
         "data.kind: unknown kind (did you mean 'digits'?); given: 'digit'; accepted: "
-        "cifar10, csv_file, digits, gated_recovery, image_folder, mnist, npz_file, "
-        "recovery, uci",
+        "cifar10, cifar100, csv_file, diabetes, digits, fashion_mnist, gated_recovery, "
+        "image_folder, mnist, npz_file, parquet_file, recovery, uci",
     ),
     "no such demo": Case(
         "demo --data cifar --out new",

@@ -31,7 +31,8 @@ def furnish(folder: Path) -> None:
     (folder / "gap.csv").write_text("\n".join([*lines[:3], ",1,2"]))
     (folder / "empty.csv").write_text(lines[0])
     np.savez(folder / "x.npz", x=np.zeros((3, 2)))
-    (folder / "no.npz").write_text("no archive")
+    for name in ("no.npz", "no.parquet"):
+        (folder / name).write_text("no archive")
     assert ptv("fit", "recipe.yaml", "--out", "run").exit_code == 0
     (folder / "damaged").mkdir()
     for name in ("recipe.yaml", "fit.safetensors"):

@@ -12,13 +12,15 @@ from pyro_turbovbi.errors import DataNotFoundError, InvalidArgumentError
 
 def test_every_loader_is_in_the_catalogue(tmp_path: Path) -> None:
     loaders = {name for name in data.__all__ if inspect.isfunction(getattr(data, name))}
-    assert {each.name for each in catalogue(tmp_path)} == loaders - {"augment"}
+    assert {each.name for each in catalogue(tmp_path)} == loaders - {"augment", "download"}
 
 
 def test_what_is_found_and_what_is_not(tmp_path: Path) -> None:
-    assert find("digits", tmp_path).found
-    for name in ("mnist", "cifar10", "uci"):
-        with pytest.raises(DataNotFoundError, match=f"{name!r} is not on this machine; accepted: "):
+    for name in ("digits", "diabetes"):
+        assert find(name, tmp_path).found == "comes with scikit-learn"
+    for name in ("mnist", "fashion_mnist", "cifar10", "cifar100", "uci"):
+        said = f"the data set {name!r} is not on this machine; accepted: `ptv data get {name}`; or "
+        with pytest.raises(DataNotFoundError, match=said):
             find(name, tmp_path)
     (tmp_path / "uci" / "yacht").mkdir(parents=True)
     (tmp_path / "uci" / "yacht" / "data.txt").write_text("1 2\n")

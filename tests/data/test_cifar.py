@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyro_turbovbi import data
-from pyro_turbovbi.data.cifar import CLASSES, MEAN, SCALE
+from pyro_turbovbi.data.cifar import CIFAR10, CIFAR100, CLASSES, Binary
 from pyro_turbovbi.errors import DataNotFoundError, InvalidDataError, UnsupportedError
 from tests.data_required import needs_data
 
@@ -53,9 +53,19 @@ def _jpeg(root: Path, *, level: int = 20) -> Path:
     return root
 
 
-def _pixels(x: torch.Tensor) -> torch.Tensor:
+def _hundred(root: Path) -> Path:
+    """Images all pixels of which are their number, in class 3 n and superclass n."""
+    directory = root / "cifar-100-binary"
+    directory.mkdir(parents=True)
+    for name, numbers in (("train.bin", range(8)), ("test.bin", range(8, 11))):
+        records = [bytes([n, 3 * n]) + bytes([n]) * 3072 for n in numbers]
+        (directory / name).write_bytes(b"".join(records))
+    return root
+
+
+def _pixels(x: torch.Tensor, kind: Binary = CIFAR10) -> torch.Tensor:
     """Normalisation undone: bytes."""
-    mean, scale = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, SCALE))
+    mean, scale = (torch.tensor(v).view(3, 1, 1) for v in (kind.mean, kind.scale))
     return ((x * scale + mean) * 255).round().to(torch.uint8)
 
 
@@ -73,6 +83,40 @@ def test_the_binary_version_is_read_in_the_order_of_its_records(tmp_path: Path) 
     assert torch.equal(images[:, 0, 0, 0] % 10, order.to(torch.uint8))
     assert torch.equal(images[:, 2, 3, 5], torch.full((12,), 255, dtype=torch.uint8))
     assert (images == 255).sum() == 12, "one white value an image, in its own place"
+
+
+@pytest.mark.parametrize(("coarse", "factor"), [(False, 3), (True, 1)])
+def test_a_hundred_classes_or_twenty(coarse: bool, factor: int, tmp_path: Path) -> None:
+    splits = data.cifar100(_hundred(tmp_path), validation=2, coarse=coarse)
+    assert [len(part.x) for part in splits] == [6, 2, 3]
+    for part in splits:
+        assert part.x.shape[1:] == (3, 32, 32)
+        numbers = _pixels(part.x, CIFAR100).long()
+        assert torch.equal(numbers, (part.y // factor).view(-1, 1, 1, 1).expand_as(numbers))
+        assert torch.equal(numbers[:, 0, 0, 0] * factor, part.y)
+        assert (part.x.dtype, part.y.dtype) == (torch.float32, torch.int64)
+    assert splits.source == ""
+
+
+@pytest.mark.parametrize(
+    ("record", "coarse", "largest", "given"),
+    [(bytes([0, 100]), False, 99, 100), (bytes([20, 0]), True, 19, 20)],
+    ids=["class", "superclass"],
+)
+def test_labels_that_there_are_not(
+    record: bytes, coarse: bool, largest: int, given: int, tmp_path: Path
+) -> None:
+    file = _hundred(tmp_path) / "cifar-100-binary" / "test.bin"
+    file.write_bytes(record + bytes(3072))
+    with pytest.raises(InvalidDataError) as caught:
+        data.cifar100(tmp_path, validation=0, coarse=coarse)
+    assert str(caught.value) == (
+        "the images and labels of CIFAR-100 do not fit together; given: 1 images, 1 labels up to "
+        f"{given}; accepted: as many labels as images, each from 0 to {largest}"
+    )
+    file.write_bytes(bytes(3073))
+    with pytest.raises(InvalidDataError, match="incomplete; given: 3073 bytes; accepted: a multip"):
+        data.cifar100(tmp_path)
 
 
 def test_jpeg_files_are_decoded_and_labelled(tmp_path: Path) -> None:
@@ -149,8 +193,12 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_absent_set_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"looked in .*cifar-10-batches-bin/ \(get it from"):
+    with pytest.raises(
+        DataNotFoundError, match=r"`ptv data get cifar10`; .*-10-batches-bin/ \(from"
+    ):
         data.cifar10(tmp_path)
+    with pytest.raises(DataNotFoundError, match=r"`ptv data get cifar100`; .* cifar-100-binary/$"):
+        data.cifar100(tmp_path)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_turbovbi.data import csv_file, image_folder, npz_file
+from pyro_turbovbi.data import image_folder, npz_file
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
@@ -15,11 +15,6 @@ from pyro_turbovbi.errors import (
     StorageError,
     UnsupportedError,
 )
-
-
-def table(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 def picture(path: Path, shade: int, size: tuple[int, int] = (4, 3)) -> None:
@@ -75,76 +70,6 @@ def test_what_is_no_archive_of_x_and_y(tmp_path: Path) -> None:
         np.save(file, np.ones(3))
     with pytest.raises(InvalidDataError, match="is no NumPy archive"):
         npz_file(path)
-
-
-# Tables ----------------------------------------------------------------------------------------
-
-
-def test_a_table_is_standardised_by_its_training_rows(tmp_path: Path) -> None:
-    rows = [f"{i},{10 * i + 5},7" for i in range(10)]
-    splits = csv_file(table(tmp_path / "a.csv", "a, price ,constant", *rows), "price")
-    assert [len(part.x) for part in splits] == [8, 1, 1]
-    x, y = splits.train
-    torch.testing.assert_close(x.mean(0), torch.zeros(2))
-    torch.testing.assert_close(x.std(0, unbiased=False), torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(y, x[:, 0])
-    everything = torch.cat([part.y for part in splits]) * splits.target_scale + splits.target_mean
-    torch.testing.assert_close(everything.sort().values, 10.0 * torch.arange(10) + 5)
-
-
-@pytest.mark.parametrize(
-    ("names", "classes", "expected"),
-    [
-        (["no", "yes", "maybe"], None, [1, 2, 0]),
-        (["10", "9", "-1"], True, [2, 1, 0]),
-        (["10", "9", "x"], True, [0, 1, 2]),
-    ],
-)
-def test_classes_are_numbered_in_order(
-    names: list[str], classes: bool | None, expected: list[int], tmp_path: Path
-) -> None:
-    rows = [f"{number},{name}" for number, name in enumerate(names * 4)]
-    path = table(tmp_path / "a.csv", "number,name", *rows)
-    splits = csv_file(path, "name", classes=classes, validation=0.0, test=0.0)
-    order = splits.train.x[:, 0].argsort()
-    assert splits.train.y[order].tolist() == expected * 4
-    assert splits.train.y.dtype == torch.int64
-    assert (splits.target_mean, splits.target_scale) == (0.0, 1.0)
-
-
-BAD_TABLES = {
-    "no such column": (["a,b", "1,2"], "has no column 'c'; accepted: a, b"),
-    "one column": (["c", "1"], "has one column alone; accepted: inputs beside the target"),
-    "no rows": (["a,c"], "is no table; given: 1 lines; accepted: a header and rows"),
-    "empty": ([""], "is no table; given: 0 lines; accepted: a header and rows"),
-    "twice": (["a,a,c", "1,2,3"], r"names a column twice; given: \['a', 'a', 'c'\]"),
-    "short row": (
-        ["a,b,c", "1,2,3", "", "4,5"],
-        "line 4 does not fit the header; given: 2 values; accepted: 3 values",
-    ),
-    "text": (
-        ["a,c", "1,2", "Rome,3"],
-        "line 3, column 'a' holds no finite number; given: 'Rome'; accepted: a number; classes as "
-        "text are for the target alone",
-    ),
-    "missing": (["a,c", ",2"], "line 2, column 'a' holds no finite number; given: ''"),
-    "NaN": (["a,c", "nan,2"], "line 2, column 'a' holds no finite number; given: 'nan'"),
-    "a target that is missing": (["a,c", "1,2", "2,"], "line 3, column 'c' holds no finite"),
-}
-
-
-@pytest.mark.parametrize(("lines", "message"), BAD_TABLES.values(), ids=list(BAD_TABLES))
-def test_bad_tables(lines: list[str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidDataError, match=message):
-        csv_file(table(tmp_path / "a.csv", *lines), "c")
-
-
-def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot be read: No such file or directory"):
-        csv_file(tmp_path / "a.csv", "c")
-    (tmp_path / "a.csv").write_bytes(b"a,c\n\xff\xfe,1\n")
-    with pytest.raises(InvalidDataError, match="is no table; given: 'utf-8' codec can't decode"):
-        csv_file(tmp_path / "a.csv", "c")
 
 
 # Images ----------------------------------------------------------------------------------------

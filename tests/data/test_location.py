@@ -62,10 +62,17 @@ def test_the_message_says_where_it_looked_and_how_to_get_the_data(tmp_path: Path
         locate("set", ("one", "two"), root=tmp_path, source="https://example.org")
     assert str(caught.value) == (
         f"the data set 'set' is not on this machine; given: looked in {tmp_path}/set; "
-        "accepted: a directory with one, two (get them from https://example.org), placed in one of "
-        "those or below the directory named by PYRO_TURBOVBI_DATA as set/"
+        "accepted: `ptv data get set`; or a directory with one, two (from https://example.org), "
+        "placed in one of those or below the directory named by PYRO_TURBOVBI_DATA as set/"
     )
     assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_directory_may_have_another_name_than_its_set(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"`ptv data get set`; .* as files/$"):
+        locate("set", ("one",), directory="files", root=tmp_path, source="nowhere")
+    there = _make(tmp_path, "files", "one")
+    assert locate("set", ("one",), directory="files", root=tmp_path, source="nowhere") == there
 
 
 def test_needs_data_passes_where_the_set_is_there(

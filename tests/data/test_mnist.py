@@ -23,10 +23,16 @@ def _write(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(_idx(array)))
 
 
+@pytest.fixture(params=["mnist", "fashion_mnist"])
+def name(request: pytest.FixtureRequest) -> str:
+    """Both sets, which have one format."""
+    return str(request.param)
+
+
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+def tiny(name: str, tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
-    directory = tmp_path / "mnist"
+    directory = tmp_path / name
     directory.mkdir()
     for prefix, points in (("train", 12), ("t10k", 5)):
         images = rng.integers(0, 256, (points, 4, 3))
@@ -36,8 +42,8 @@ def tiny(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tiny_files_are_read_and_divided(tiny: Path) -> None:
-    splits = data.mnist(tiny, validation=4)
+def test_tiny_files_are_read_and_divided(name: str, tiny: Path) -> None:
+    splits = getattr(data, name)(tiny, validation=4)
     assert [tuple(part.x.shape) for part in splits] == [(8, 12), (4, 12), (5, 12)]
     for part in splits:
         assert (part.x.dtype, part.y.dtype) == (torch.float32, torch.int64)
@@ -47,8 +53,9 @@ def test_tiny_files_are_read_and_divided(tiny: Path) -> None:
     assert torch.equal(splits.test.y, torch.arange(5))
 
 
-def test_images_keep_their_axes_when_not_flat(tiny: Path) -> None:
-    flat, square = data.mnist(tiny, validation=4), data.mnist(tiny, validation=4, flat=False)
+def test_images_keep_their_axes_when_not_flat(name: str, tiny: Path) -> None:
+    load = getattr(data, name)
+    flat, square = load(tiny, validation=4), load(tiny, validation=4, flat=False)
     assert square.train.x.shape == (8, 1, 4, 3)
     assert torch.equal(square.train.x.flatten(1), flat.train.x)
 
@@ -81,15 +88,24 @@ def test_damaged_files_are_refused(content: bytes, message: str, tmp_path: Path)
         read_idx(tmp_path / "file.gz")
 
 
-def test_images_without_their_labels_are_refused(tiny: Path) -> None:
-    _write(tiny / "mnist" / "t10k-labels-idx1-ubyte.gz", np.arange(4))
+def test_images_without_their_labels_are_refused(name: str, tiny: Path) -> None:
+    _write(tiny / name / "t10k-labels-idx1-ubyte.gz", np.arange(4))
     with pytest.raises(InvalidDataError, match="do not fit together"):
-        data.mnist(tiny, validation=2)
+        getattr(data, name)(tiny, validation=2)
 
 
-def test_an_absent_set_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"looked in .*mnist; .*get them from https://"):
-        data.mnist(tmp_path)
+def test_an_absent_set_says_how_to_get_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError) as caught:
+        getattr(data, name)(tmp_path)
+    started = f"the data set {name!r} is not on this machine; given: looked in {tmp_path}/{name}; "
+    assert str(caught.value).startswith(f"{started}accepted: `ptv data get {name}`; or a directory")
+    assert str(caught.value).endswith(f" as {name}/")
+
+
+def test_one_is_not_taken_for_the_other(name: str, tiny: Path) -> None:
+    other = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}[name]
+    with pytest.raises(DataNotFoundError, match=f"the data set {other!r} is not on this machine"):
+        getattr(data, other)(tiny)
 
 
 def test_the_real_set() -> None:

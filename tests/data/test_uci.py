@@ -73,7 +73,9 @@ def test_an_unknown_name_lists_those_that_are_there(tiny: Path) -> None:
 
 
 def test_absent_sets_say_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"looked in .*uci/yacht; .*get them from https://"):
+    with pytest.raises(
+        DataNotFoundError, match=r"looked in .*uci/yacht; .*`ptv data get uci/yacht`"
+    ):
         data.uci("yacht", 0, tmp_path)
 
 

@@ -13,12 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pyro_turbovbi._checkpointing import Keeper
+from pyro_turbovbi._progress import ProgressBar
 from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi._random import seeded
 from pyro_turbovbi.batches import Batch, Batches, to_device
@@ -54,6 +53,11 @@ class Position:
     batches: int = 0
     rows: int = 0
     total: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean loss of the data points so far."""
+        return self.total / self.rows
 
     def count(self, loss: float, rows: int) -> None:
         """Another batch was done."""
@@ -131,12 +135,14 @@ class Run:
         Raises:
             NumericalError: If a loss, gradient or message is not finite, also with lower rates.
         """
-        bar = tqdm(
-            total=self.epochs * len(self.batches),
-            initial=self.steps_done,
-            disable=not (progress and self.world.first),
-            unit="step",
-            leave=False,
+        kind = self.engine.elbo_kind(self.state)
+        bar = ProgressBar(
+            self.engine.name,
+            self.epochs,
+            self.epochs * len(self.batches),
+            self.steps_done,
+            kind if kind == "log joint" else "ELBO",
+            shown=progress and self.world.first,
         )
         with bar:
             while len(self.history) < self.epochs:
@@ -255,7 +261,7 @@ class Run:
                 "all of them",
             )
 
-    def _guarded_epoch(self, bar: Any, keeper: Keeper | None) -> EpochRecord:
+    def _guarded_epoch(self, bar: ProgressBar, keeper: Keeper | None) -> EpochRecord:
         """One epoch; where a step fails for the first time, once more from the last good state."""
         self._good = self._last_good()
         try:
@@ -271,7 +277,6 @@ class Run:
                     TrainingWarning,
                     stacklevel=4,
                 )
-            bar.n = self.steps_done
         return self._guarded_epoch(bar, keeper)
 
     def _last_good(self) -> Tree:
@@ -293,20 +298,20 @@ class Run:
         lowered: bool = self.state.scale_lr(CAUTION)
         return lowered
 
-    def _epoch(self, bar: Any, keeper: Keeper | None) -> EpochRecord:
-        bar.set_description(f"{self.engine.name} {len(self.history) + 1}/{self.epochs}")
+    def _epoch(self, bar: ProgressBar, keeper: Keeper | None) -> EpochRecord:
+        bar.begin(len(self.history) + 1, self.steps_done)
         for batch in self._batches_left():
             loss = self.engine.step(self.state, self._on_device(batch))
             self._position.count(loss, len(batch.y))
-            bar.update()
+            bar.step(-self._position.mean)
             if keeper is not None and self._position.batches < len(self.batches):
                 keeper.after_step(self)
         density = {
             name: float((probs > 0.5).float().mean())
             for name, probs in support_probs(self.bnn, self.engine.posterior(self.state)).items()
         }
-        loss = self._position.total / self._position.rows
-        bar.set_postfix(elbo=f"{-loss:.4g}", left=f"{_share(density, self.bnn):.2%}")
+        loss = self._position.mean
+        bar.end(-loss, _share(density, self.bnn))
         return EpochRecord(len(self.history) + 1, loss, self._seconds(), density)
 
     def _batches_left(self) -> Iterator[Batch]:

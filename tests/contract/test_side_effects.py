@@ -23,27 +23,37 @@ X = torch.randn(24, 4, generator=GENERATOR)
 Y = torch.arange(24) % 3
 CHAIN = priors.ThreeLayer(support=supports.Chain(0.3, 3.0))
 SHARED = priors.ThreeLayer(support=supports.Chain(0.3, 3.0), gates="shared")
-CASES: dict[str, tuple[Any, priors.Prior]] = {
+LINEAR = ("exact weights", "nuts")
+CASES: dict[str, tuple[Any, Any]] = {
     "turbo": (engines.Turbo(), CHAIN),
     "lean": (engines.Turbo(lean=True), CHAIN),
     "shared gates": (engines.Turbo(), SHARED),
     "restructuring": (engines.Turbo(compact_every=1, reorder_every=1), CHAIN),
+    "exact weights": (engines.Turbo(weights="exact"), CHAIN),
+    "nuts": (engines.NUTS(4, 2, max_tree_depth=2), priors.by_site({"*": priors.Normal()})),
     "svi": (engines.SVI("auto_normal"), priors.Horseshoe()),
     "map": (engines.MAP(), priors.Normal(0.3)),
 }
 
 
-def lifted(prior: priors.Prior) -> ptv.BayesianNet:
+def trained(name: str) -> ptv.Fit:
+    """Of a small net; of a linear-Gaussian model where the engine needs one or no more."""
+    engine, prior = CASES[name]
+    linear = name in LINEAR
+    data = (X, X[:, :2] - X[:, 2:]) if linear else (X, Y)
+    bnn = lifted(prior, linear=linear)
+    return ptv.fit(bnn, data, engine=engine, epochs=2, batch_size=8, progress=False)
+
+
+def lifted(prior: Any, *, linear: bool = False) -> ptv.BayesianNet:
     generator = torch.random.get_rng_state()
     torch.manual_seed(1)
-    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    net: nn.Module = nn.Linear(4, 2, bias=False)
+    if not linear:
+        net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
     torch.random.set_rng_state(generator)
-    return ptv.lift(net, likelihood=likelihoods.Categorical(), prior=prior)
-
-
-def trained(name: str) -> ptv.Fit:
-    engine, prior = CASES[name]
-    return ptv.fit(lifted(prior), (X, Y), engine=engine, epochs=2, batch_size=8, progress=False)
+    likelihood = likelihoods.Gaussian(learn=False) if linear else likelihoods.Categorical()
+    return ptv.lift(net, likelihood=likelihood, prior=prior)
 
 
 def global_state() -> dict[str, Any]:

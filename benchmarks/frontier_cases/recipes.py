@@ -133,6 +133,7 @@ def full(compression: float) -> Recipe:
 
 #: Our method, one ingredient more in every row; all with model reduction and teachers.
 OURS: dict[str, Recipe] = {
+    "ours, independent, medium": ours(supports.Independent(0.05), {}, compression=0.7),
     "ours, independent": ours(supports.Independent(0.05), {}),
     "ours, chain": ours(CHAIN, {}),
     "ours, chain, large": ours(CHAIN, {}, compression=0.3, compact_every=2),

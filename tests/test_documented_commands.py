@@ -13,6 +13,8 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -25,6 +27,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 
 #: Commands that are not run, by how they begin, and why.
 EXEMPT = {
+    "ptv data get ": "asks servers elsewhere, which `tests/data/test_downloads.py` plays",
     "torchrun ": "starts several processes, which `test_distributed` does",
     "make ": "makes an environment and runs these very tests, or trains for minutes",
 }
@@ -34,6 +37,11 @@ BESIDE = ("models", "recipes")
 
 def houses() -> None:
     write_table(Path("houses.csv"), rows=120)
+
+
+def houses_in_parquet() -> None:
+    houses()
+    pyarrow.parquet.write_table(pyarrow.csv.read_csv("houses.csv"), "houses.parquet")
 
 
 def rough_network() -> None:
@@ -50,6 +58,7 @@ def another_run() -> None:
 #: What a reader has by the time of a page's commands.
 GIVEN: dict[str, Callable[[], None]] = {
     "docs/command-line.md": houses,
+    "docs/data.md": houses_in_parquet,
     "docs/deploy.md": rough_network,
     "docs/report.md": another_run,
 }

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 import pyro_turbovbi
-from tests.pages import DOCS, run_page, run_source
+from tests.pages import DOCS, outputs, run_page, run_source
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pyro_turbovbi"
@@ -97,6 +97,14 @@ def test_the_page_on_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names["draws"].shape == (32, len(names["test"].x), 10)
     sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.ptv")}
     assert sizes["rough"] == names["rough"].report.bytes < sizes["uncertain"] < sizes["exact"]
+
+
+def test_the_page_on_data_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = outputs(DOCS / "data.md")
+    assert len(shown) == 4
+    for printed, text in shown:
+        assert text == printed
 
 
 def test_versions_agree() -> None:
@@ -192,7 +200,7 @@ def test_names_in_the_documentation_exist(page: Path) -> None:
 def exists(name: str) -> bool:
     """Whether a dotted name, as the documentation writes it, leads to an object or a file."""
     parts = name.rstrip(".").split(".")
-    if parts[-1] in ("py", "md", "json"):
+    if parts[-1] in ("py", "md", "json", "txt"):
         return True
     found: object = pyro_turbovbi
     for part in parts[1:] if parts[0] in ("pyro_turbovbi", "ptv") else parts:

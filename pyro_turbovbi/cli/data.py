@@ -7,9 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pyro_turbovbi.cli.interruption import on_interrupt
 from pyro_turbovbi.data import download
 from pyro_turbovbi.data.catalogue import DataSet, catalogue, find
 from pyro_turbovbi.data.sources import UCI, sources
+
+KEPT = "files that are complete are kept; to go on, give the same command again"
+"""What Ctrl-C leaves of a fetched data set."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ def get_data(name: str, to: Path | None = None, *, progress: bool = False) -> Li
     """
     if to is None and name not in (*sources(), UCI):
         return Listing((find(name),))
-    download(name, to, progress=progress)
+    with on_interrupt(lambda: KEPT):
+        download(name, to, progress=progress)
     return Listing((find(name.partition("/")[0], to),))
 
 
-__all__ = ["Listing", "get_data", "list_data"]
+__all__ = ["KEPT", "Listing", "get_data", "list_data"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,25 @@ def test_what_cannot_be_fetched_is_one_line(roots: Path, server: Served) -> None
         f"accepted: a connection to it; or that file by hand, in {roots}/mnist\n"
     )
     assert not list(roots.iterdir())
+
+
+def test_ctrl_c_says_what_is_kept(
+    roots: Path, server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, fsync = list(server.files), os.fsync
+
+    def interrupt(descriptor: int) -> None:
+        fsync(descriptor)
+        if len(server.asked) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    done = ptv("data", "get", "mnist")
+    assert done.exit_code == 130
+    assert done.stderr == (
+        "interrupted; files that are complete are kept; to go on, give the same command again\n"
+    )
+    assert [path.name for path in (roots / "mnist").iterdir()] == files[:1]
 
 
 def test_a_loader_names_the_command_and_fetches_nothing(roots: Path, server: Served) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from tools.scaling_page import render as render_scaling
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+THUMBNAIL = 150
+"""Width of the small pictures of the gallery's tables, in pixels."""
 HEADINGS = {
     "method": "method",
     "form": "form of the file",
@@ -197,8 +200,8 @@ def render_benchmarks(results: Sequence[Result]) -> str:
 def render_gallery(root: Path) -> str:
     """The gallery page: every file of `models/` and `guides/` with its docstring's first paragraph.
 
-    Below each table are the pictures, those that there are, with the captions that
-    `tools/make_gallery_pictures.py` wrote.
+    Each has its picture, small in the table and with the caption that
+    `tools/make_gallery_pictures.py` wrote below it; those that have none yet go without.
 
     Args:
         root: The repository.
@@ -215,9 +218,20 @@ def render_gallery(root: Path) -> str:
     ]
     for folder, title in (("models", "Models"), ("guides", "Guides")):
         files = sorted((root / folder).glob("*.py"))
-        rows = [[f"`{folder}/{path.name}`", _first_paragraph(path)] for path in files]
-        parts += [f"## {title}", table(["file", "what it is"], rows or [["none yet", ""]])]
-        parts += _pictures(root, files)
+        captions = _captions(root, files)
+        rows = [
+            [
+                _thumbnail(path) if path in captions else "",
+                f"`{folder}/{path.name}`<br>{_first_paragraph(path)}",
+            ]
+            for path in files
+        ]
+        headings = ["picture", "file, and what it is"]
+        parts += [f"## {title}", table(headings, rows or [["", "none yet"]])]
+        parts += [
+            f"### `{folder}/{path.name}`\n\n{_picture(path)}\n\n{caption}"
+            for path, caption in captions.items()
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -318,16 +332,21 @@ def _cell(value: object, brief: bool = False) -> str:
     return ", ".join(map(_cell, value)) if isinstance(value, list) else str(value)
 
 
-def _pictures(root: Path, files: Sequence[Path]) -> list[str]:
-    """A heading, the picture and its caption for every file that has one."""
+def _captions(root: Path, files: Sequence[Path]) -> dict[Path, str]:
+    """The captions of those files that have a picture."""
     known = root / "docs" / "images" / "gallery" / "captions.json"
     captions = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
-    return [
-        f"### `{path.parent.name}/{path.name}`\n\n"
-        f"![{path.stem}](images/gallery/{path.stem}.png)\n\n{captions[path.stem]}"
-        for path in files
-        if path.stem in captions
-    ]
+    return {path: captions[path.stem] for path in files if path.stem in captions}
+
+
+def _picture(path: Path) -> str:
+    return f"![{path.stem}](images/gallery/{path.stem}.png)"
+
+
+def _thumbnail(path: Path) -> str:
+    """The picture, small, which leads to the large one: to the anchor of its heading."""
+    anchor = re.sub(r"[^\w-]", "", f"{path.parent.name}{path.name}")
+    return f"[{_picture(path)}{{ width={THUMBNAIL} }}](#{anchor})"
 
 
 def _first_paragraph(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -88,20 +89,34 @@ def test_the_gallery_shows_the_first_paragraph_of_every_file(
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "net.py").write_text('"""A net\nwith q(w | s).\n\nMore."""\n')
     text = tables.render_gallery(tmp_path)
-    assert "| `models/net.py` | A net with q(w \\| s). |" in text
-    assert "| none yet |  |" in text, "guides"
+    assert "|  | `models/net.py`<br>A net with q(w \\| s). |" in text
+    assert "|  | none yet |" in text, "guides"
 
 
 def test_the_gallery_shows_pictures_with_their_captions(tables: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "net.py").write_text('"""A net."""\n')
+    (tmp_path / "models" / "my_net.py").write_text('"""A net."""\n')
     (tmp_path / "models" / "plain.py").write_text('"""Without a picture."""\n')
     folder = tmp_path / "docs" / "images" / "gallery"
     folder.mkdir(parents=True)
-    (folder / "captions.json").write_text(json.dumps({"net": "2 of 3 weights left."}))
+    (folder / "captions.json").write_text(json.dumps({"my_net": "2 of 3 weights left."}))
     text = tables.render_gallery(tmp_path)
-    assert text.count("![") == 1
-    assert "### `models/net.py`\n\n![net](images/gallery/net.png)\n\n2 of 3 weights left.\n" in text
+    picture = "![my_net](images/gallery/my_net.png)"
+    assert f"### `models/my_net.py`\n\n{picture}\n\n2 of 3 weights left.\n" in text
+    small = f"[{picture}{{ width=150 }}](#modelsmy_netpy)"
+    assert f"| {small} | `models/my_net.py`<br>A net. |" in text
+    assert text.count("![") == 2
+
+
+def test_every_row_of_the_gallery_leads_to_a_picture(tables: ModuleType) -> None:
+    """The anchors are those that the documentation's own Markdown gives to the headings."""
+    from markdown.extensions.toc import slugify
+
+    page = tables.render_gallery(ROOT)
+    headings = re.findall(r"^### `(.*)`$", page, re.MULTILINE)
+    links = re.findall(r"width=150 }\]\(#(.*?)\)", page)
+    assert links == [slugify(heading, "-") for heading in headings]
+    assert len(links) == len(list((ROOT / "docs" / "images" / "gallery").glob("*.png")))
 
 
 def test_check_fails_and_writes_nothing_when_out_of_date(

@@ -12,6 +12,11 @@ from tests.pages import DOCS, outputs, without_numbers
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 
 
+def test_the_first_page_leads_to_every_tutorial() -> None:
+    first = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert not [page.name for page in TUTORIALS if f"](tutorials/{page.name})" not in first]
+
+
 # All epochs, since the pages check what they promise: too long for the fast tests.
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)

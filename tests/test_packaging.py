@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("PIL", "constriction", "matplotlib", "numba", "onnx", "onnxruntime", "onnxscript")
+EXTRAS = (
+    "PIL",
+    "constriction",
+    "matplotlib",
+    "numba",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pyarrow",
+)
 TEST_ONLY = ("beartype", "hypothesis", "pandas", "sklearn")
 
 pytestmark = pytest.mark.slow

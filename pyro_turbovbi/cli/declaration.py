@@ -35,8 +35,8 @@ def declare(
 
     Args:
         source: A recipe, a model file with a function `build`, or a run.
-        data: Name of a data set, a file (.csv, .parquet, .npz), a folder of images, or the address of a
-            function that gives data.
+        data: Name of a data set, a file (.csv, .parquet, .npz), a folder of images, or the address
+            of a function that gives data.
         target: Column to predict, of a table.
         prior: Name of a prior, `{kind: ..., ...}`, or a file that describes one.
         engine: Name of an engine, or `{kind: ..., ...}`.

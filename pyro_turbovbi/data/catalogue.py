@@ -41,15 +41,20 @@ def catalogue(root: str | os.PathLike[str] | None = None) -> list[DataSet]:
         _bundled("digits", "8x8 images of digits, 1,797"),
         _bundled("diabetes", "regression, 10 inputs, 442 points"),
         _on_disk("mnist", "28x28 images of digits, 60,000 and 10,000", find_mnist, root),
-        _on_disk("fashion_mnist", "the same of clothes", find_fashion_mnist, root),
+        _on_disk(
+            "fashion_mnist", "28x28 images of clothes, 60,000 and 10,000", find_fashion_mnist, root
+        ),
         _on_disk("cifar10", "32x32 colour images, 50,000 and 10,000", find_cifar10, root),
-        _on_disk("cifar100", "the same in 100 classes, or 20", find_cifar100, root),
+        _on_disk("cifar100", "32x32 colour images, 100 classes", find_cifar100, root),
         _uci(root),
         DataSet("recovery", "sparse regression with known truth", "made by a seed", ""),
         DataSet("gated_recovery", "the same, with whole inputs unused", "made by a seed", ""),
         DataSet("csv_file", "your table", "your file", "ptv fit ... --data FILE.csv --target NAME"),
         DataSet(
-            "parquet_file", "the same", "your file", "ptv fit ... --data FILE.parquet --target NAME"
+            "parquet_file",
+            "your table",
+            "your file",
+            "ptv fit ... --data FILE.parquet --target NAME",
         ),
         DataSet("npz_file", "your arrays x and y", "your file", "ptv fit ... --data FILE.npz"),
         DataSet("image_folder", "your images, a folder a class", "your folder", "--data FOLDER"),

@@ -44,9 +44,10 @@ def download(
     Args:
         name: `mnist`, `fashion_mnist`, `cifar10`, `cifar100`, `uci` (all of them) or one such as
             `uci/yacht`.
-        to: Directory below which the data set's own goes. Files there that are not the published
-            ones are replaced. None: the first place where loaders look (see `location.data_roots`),
-            and nothing is fetched where a loader finds all files.
+        to: Directory below which the data set's own goes. Files there that differ from the
+            published ones are replaced; of an archive, those that are missing. None: the first
+            place where loaders look (see `location.data_roots`), and nothing is fetched where a
+            loader finds all files.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -100,8 +101,8 @@ def _workshop(directory: Path) -> Iterator[Path]:
     """A hidden place in a directory for what is not finished, gone afterwards.
 
     Raises:
-        StorageError: If the operating system refuses anything to the body. Other errors than this
-            package's own must not be the network's.
+        StorageError: If the disk refuses something, here or in the body. What the network does must
+            not come out of the body as an `OSError`.
     """
     new = [place for place in (directory, *directory.parents) if not place.exists()]
     try:

@@ -315,7 +315,13 @@ def test_a_file_that_may_not_be_read(
         (gzip.compress(b"no archive"), "set.tar.gz cannot be unpacked; given: "),
         (packed({"../outside.txt": b""}), "set.tar.gz cannot be unpacked; given: '../outside.txt'"),
     ],
-    ids=["lacks a file", "no archive", "cut off", "compressed, but no archive", "goes elsewhere"],
+    ids=[
+        "lacks a file",
+        "no archive",
+        "cut off",
+        "compressed, but no archive",
+        "goes elsewhere",
+    ],
 )
 def test_bad_archives(
     archive: bytes, message: str, server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,9 @@ steps of plain Adam (fused), of Turbo-VBI and of the lean mode take turns: CPU t
 medians of the turns, with the share of a step that closed-form updates (every 20 steps) and message
 passing (every 100) have. In others, one for each, the peak of resident memory over two steps above
 what the imports took. Ratios are to the plain Adam of the same process; the load of the machine,
-which other jobs share, is recorded.
+which other jobs share, is recorded. Several processes (Gloo, one thread each) divide a batch and
+the messages among them: wall and CPU time of the first one, to be measured on an idle machine with
+as many cores.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from torch import Tensor, nn
 import pyro_turbovbi as ptv
 from benchmarks.common import plain_step, write_json
 from models import vgg_16
-from pyro_turbovbi import engines, likelihoods
+from pyro_turbovbi import distributed, engines, likelihoods
 from pyro_turbovbi.engines.turbo.lean import LeanTurboVBI
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +73,28 @@ class Case:
         return f"{net}, batch {self.batch}, threads {self.threads}"
 
 
+@dataclass(frozen=True)
+class Together:
+    """A row of several processes.
+
+    Attributes:
+        weights: About how many.
+        batch: Inputs a step, of all processes together.
+        processes: How many.
+        turns: Of steps whose time is taken.
+    """
+
+    weights: int
+    batch: int
+    processes: int
+    turns: int = 15
+
+    @property
+    def name(self) -> str:
+        """Unique among the cases."""
+        return f"{Case(self.weights, self.batch).name}, processes {self.processes}"
+
+
 ALL = ("adam", "turbo", "lean")
 CASES = (
     Case(10_000),
@@ -82,6 +106,11 @@ CASES = (
     Case(1_000_000, threads=2),
     Case(0, batch=32, turns=0, peaks=ALL),
     Case(100_000_000, batch=8, turns=1, modes=("adam", "lean"), peaks=("lean",)),
+)
+TOGETHER = tuple(
+    Together(weights, batch, processes)
+    for weights, batch in ((100_000, 1024), (1_000_000, 128), (1_000_000, 1024), (1_000_000, 4096))
+    for processes in (1, 2)
 )
 
 
@@ -163,6 +192,34 @@ def step_seconds(parts: dict[str, float]) -> float:
     return parts["step"] + refresh / settings.refresh_every + exchange / interval
 
 
+def together(case: Together) -> Row:
+    """Seconds of a step, and of an exchange of messages, in the first of the connected processes.
+
+    Medians of turns, on the wall and of this process's CPU.
+    """
+    torch.set_num_threads(1)
+    with distributed.session() as world:
+        net, x, y = problem(Case(case.weights, case.batch))
+        bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=ptv.priors.ThreeLayer())
+        bnn.num_data = 60_000
+        run = ptv.TurboVBI(bnn, settings=engines.TurboSettings(), num_steps=STEPS, world=world)
+        run.step(x, y)  # the one with the first exchange
+        steps = [_wall_and_cpu(lambda: run.step(x, y)) for _ in range(case.turns)]
+        exchanges = [_wall_and_cpu(run.exchange) for _ in range(3)]
+    names = ("step_wall", "step_cpu"), ("exchange_wall", "exchange_cpu")
+    return {
+        name: statistics.median(values)
+        for pair, found in zip(names, (steps, exchanges), strict=True)
+        for name, values in zip(pair, zip(*found, strict=True), strict=True)
+    }
+
+
+def _wall_and_cpu(part: Callable[[], Any]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    part()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
 def peak_bytes(case: Case, mode: str) -> int:
     """Peak of resident memory over two steps (a single one of the largest net) above the imports'.
 
@@ -189,20 +246,29 @@ def _peak() -> int:
     return 1024 * int(line.split()[1])
 
 
-def in_process(case: Case, what: str) -> Any:
-    """`times` or `peak_bytes` in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.scaling",
-        "--child",
-        json.dumps(asdict(case)),
-        what,
-    ]
+def in_process(case: Case | Together, what: str) -> Any:
+    """`times`, `together` or `peak_bytes` in a process of its own, or in several."""
+    command = [sys.executable, "-m"]
+    if isinstance(case, Together):
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={case.processes}"]
+        command += [*launcher, "-m"]
+    command += ["benchmarks.scaling", "--child", json.dumps(asdict(case)), what]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{case.name}, {what}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def child(case: str, what: str) -> None:
+    """What `in_process` has started: measure, and print the figures."""
+    settings = json.loads(case)
+    if what == "together":
+        figures = together(Together(**settings))
+        if int(os.environ["RANK"]) == 0:
+            print(json.dumps(figures))
+        return
+    asked = Case(**settings)
+    print(json.dumps(times(asked) if what == "times" else peak_bytes(asked, what)))
 
 
 def measure(case: Case) -> Row:
@@ -232,6 +298,20 @@ def measure(case: Case) -> Row:
     return row
 
 
+def measure_together(case: Together) -> Row:
+    """A row of several processes, in milliseconds."""
+    count = sum(p.numel() for p in problem(Case(case.weights, batch=1))[0].parameters())
+    return {
+        "method": f"perceptron, {count:.1e} parameters",
+        "case": case.name,
+        "parameters": count,
+        "batch": case.batch,
+        "processes": case.processes,
+        "load": round(os.getloadavg()[0], 1),
+        **{f"{k}_ms": round(1e3 * v, 3) for k, v in in_process(case, "together").items()},
+    }
+
+
 def result(rows: list[Row]) -> Row:
     """The file's content; parts of steps are kept beside the table's rows."""
     return {
@@ -239,7 +319,11 @@ def result(rows: list[Row]) -> Row:
         "protocol": " ".join(__doc__.split("\n\n")[-1].split()),
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores that other jobs share",
         "readme": False,
-        "rows": [{k: v for k, v in row.items() if k not in ("parts", "case")} for row in rows],
+        "rows": [
+            {k: v for k, v in row.items() if k not in ("parts", "case")}
+            for row in rows
+            if "processes" not in row
+        ],
         "measured": rows,
     }
 
@@ -252,20 +336,19 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        case = Case(**json.loads(arguments.child[0]))
-        what = arguments.child[1]
-        print(json.dumps(times(case) if what == "times" else peak_bytes(case, what)))
+        child(*arguments.child)
         return
     out: Path = arguments.out
     rows: list[Row] = (
         json.loads(out.read_text(encoding="utf-8"))["measured"] if out.exists() else []
     )
     done = {row["case"] for row in rows}
-    order = [case.name for case in CASES]
-    for case in CASES:
+    cases: tuple[Case | Together, ...] = (*CASES, *TOGETHER)
+    order = [case.name for case in cases]
+    for case in cases:
         if case.name in done or not any(part in case.name for part in arguments.only):
             continue
-        row = measure(case)
+        row = measure_together(case) if isinstance(case, Together) else measure(case)
         print({k: v for k, v in row.items() if k != "parts"}, flush=True)
         rows = sorted([*rows, row], key=lambda r: order.index(r["case"]))
         write_json(out, result(rows))

@@ -37,9 +37,16 @@ def render(folder: Path) -> str:
     path = folder / "scaling.json"
     if not path.exists():
         return "Not measured yet."
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    rows: list[Row] = recorded["rows"]
     gpu = json.loads((folder / "gpu" / "checks.json").read_text(encoding="utf-8"))
-    return "\n\n".join([_times(rows), _peaks(rows), _projection(rows, gpu)])
+    parts = [
+        _times(rows),
+        _peaks(rows),
+        *_processes(recorded["measured"]),
+        _projection(rows, gpu),
+    ]
+    return "\n\n".join(parts)
 
 
 def _times(rows: Sequence[Row]) -> str:
@@ -66,6 +73,33 @@ def _peaks(rows: Sequence[Row]) -> str:
     }
     measured = [row for row in rows if "lean_peak_floats" in row]
     return "Peak of resident memory, floats a parameter:\n\n" + _table(columns, measured)
+
+
+def _processes(rows: Sequence[Row]) -> list[str]:
+    """Rows of several processes, each beside the one process of the same network and batch."""
+    measured = [row for row in rows if "processes" in row]
+    alone = {(r["method"], r["batch"]): r for r in measured if r["processes"] == 1}
+    compared = [
+        dict(row) | {"speed": one["step_wall_ms"] / row["step_wall_ms"]}
+        for row in measured
+        if (one := alone.get((row["method"], row["batch"]))) is not None
+    ]
+    if not compared:
+        return []
+    columns = {
+        "network": "method",
+        "batch": "batch",
+        "processes": "processes",
+        "a step, wall ms": "step_wall_ms",
+        "a step, CPU ms of a process": "step_cpu_ms",
+        "speed / one process's": "speed",
+        "an exchange, wall ms": "exchange_wall_ms",
+        "load": "load",
+    }
+    return [
+        "Processes that divide the batch and the messages among them, on the two cores of the same "
+        "machine (Gloo, one thread each):\n\n" + _table(columns, compared)
+    ]
 
 
 def projected(rows: Sequence[Row], gpu: Mapping[str, Any], gpus: int) -> dict[str, float]:

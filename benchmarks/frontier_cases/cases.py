@@ -6,7 +6,7 @@ Another case is one more entry in `CASES`: a plain network and a loader of its d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.common import locked, plain_epochs
-from models import lenet_5, lenet_300_100
+from models import lenet_5, lenet_300_100, resnet_20
 from pyro_turbovbi import data
 from pyro_turbovbi.data import Splits, TensorPair
 
@@ -58,6 +58,24 @@ def _mnist(validation: int, *, flat: bool) -> Splits:
     return data.mnist(validation=validation, flat=flat)
 
 
+def _cifar(validation: int, *, points: int) -> Splits:
+    """Evenly spaced training images, without augmentation; all that are held out or tested."""
+    splits = data.cifar10(validation=validation)
+    x, y = splits.train
+    rows = slice(None, None, max(1, len(x) // points))
+    return replace(splits, train=TensorPair(x[rows], y[rows]))
+
+
+def _small_cnn() -> nn.Module:
+    """Three convolutions and two linear layers, 122,570 parameters."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 10)),
+    )
+
+
 CASES: dict[str, Case] = {
     "lenet_300_100": Case(
         "LeNet-300-100 on MNIST",
@@ -75,6 +93,26 @@ CASES: dict[str, Case] = {
         shares=(0.1, 0.05, 0.02, 0.01),
         target=1.0,
         epochs=20,
+    ),
+    "small_cnn": Case(
+        "A small convolutional net on CIFAR-10",
+        _small_cnn,
+        partial(_cifar, points=50_000),
+        densities=(0.2, 0.1, 0.05),
+        shares=(0.2, 0.1),
+        target=32.0,
+        pretraining=5,
+        epochs=20,
+    ),
+    "resnet_20": Case(
+        "ResNet-20 at half its width on 10,000 images of CIFAR-10",
+        lambda: resnet_20.network(0.5),
+        partial(_cifar, points=10_000),
+        densities=(0.2, 0.1, 0.05),
+        shares=(0.2, 0.1),
+        target=40.0,
+        pretraining=10,
+        epochs=30,
     ),
 }
 

@@ -44,7 +44,7 @@ def measured(trained: Trained, train: TensorPair, held_out: TensorPair) -> dict[
         **sizes(small),
         **regularity_of(small),
         "not_reordered": regularity_of(unordered),
-        **file_of(small, train, held_out),
+        **file_of(small, trained.net, train, held_out),
         **trained.notes,
     }
 
@@ -90,8 +90,17 @@ def regularity_of(small: Compressed) -> dict[str, float]:
     }
 
 
-def file_of(small: Compressed, train: TensorPair, held_out: TensorPair) -> dict[str, Any]:
-    """Size of the compact file, and the error of the network that is read back from it."""
+def file_of(
+    small: Compressed, dense: nn.Module, train: TensorPair, held_out: TensorPair
+) -> dict[str, Any]:
+    """Size of the compact file, and the error of the network that is read back from it.
+
+    Args:
+        small: The smaller network.
+        dense: What it was cut from: a file holds only chains of layers without their class.
+        train: Training data.
+        held_out: What errors are measured on.
+    """
     points = (train.x[:QUANTISED_ON], train.y[:QUANTISED_ON])
     try:
         rounded = small.quantise(points, tolerance=TOLERANCE)
@@ -100,6 +109,6 @@ def file_of(small: Compressed, train: TensorPair, held_out: TensorPair) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.ptv"
         size = rounded.save(path)
-        module = ptv.load(path)
+        module = ptv.load(path, None if small.surgery is None else dense)
     assert isinstance(module, nn.Module)
     return {"bytes": size, "quantised_error_percent": error_percent(module, held_out)}

@@ -71,6 +71,7 @@ CHOSEN: dict[str, dict[str, str]] = {
         TORCH_PRUNING: "3",
         GROUP_NJ: "4",
         GROUP_HS: "1",
+        CPLXMODULE: "2",
     }
 }
 

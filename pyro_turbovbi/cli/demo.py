@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,17 @@ import torch
 from torch import nn
 
 from pyro_turbovbi import data, engines, likelihoods, priors, supports
+from pyro_turbovbi.cli._demo_words import (
+    INDEPENDENT,
+    MAP,
+    MARKOV,
+    PICTURES,
+    SVI,
+    artifact,
+    beginning,
+    results,
+    wrote,
+)
 from pyro_turbovbi.cli.interruption import on_interrupt
 from pyro_turbovbi.compression import Compressed, load
 from pyro_turbovbi.data import Splits, TensorPair
@@ -30,7 +42,6 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 FIRST_LAYER = "0.weight"
-INDEPENDENT, MARKOV = "Turbo, independent", "Turbo, Markov chains"
 _PACKAGES = ("constriction", "matplotlib", "sklearn")
 
 
@@ -96,8 +107,9 @@ def run_demo(
 ) -> Comparison:
     """Fits one network by MAP, SVI and Turbo-VBI, compares the fits and compresses the last.
 
-    Prints the comparison and writes pictures of supports and training, the comparison as JSON, and
-    the compressed network, its weights rounded as far as the validation data tolerate, to `out`.
+    Prints what matters of the comparison, in words for newcomers, and writes to `out`: all of it as
+    text and as JSON, pictures of supports and training, and the compressed network, its weights
+    rounded as far as the validation data tolerate.
 
     Args:
         name: The data set: `"digits"` or `"mnist"`.
@@ -123,7 +135,6 @@ def run_demo(
     with _threads(recipe.threads):
         fits = _fit_all(recipe, splits, recipe.epochs if epochs is None else epochs, seed)
         comparison = compare(fits, splits.test, validation=splits.validation, seed=seed)
-    print(f"\nTest set, {len(splits.test.x):,} images:\n\n{comparison}\n")
     kept = f"the files in {out} are complete, but not all; the same command writes all of them"
     with on_interrupt(lambda: kept):
         _write(fits, comparison, splits, recipe, out)
@@ -133,10 +144,13 @@ def run_demo(
 def _write(
     fits: Mapping[str, Fit], comparison: Comparison, splits: Splits, recipe: Recipe, out: Path
 ) -> None:
-    write_atomically(out / "comparison.json", f"{comparison.to_json()}\n".encode())
+    for suffix, text in (("txt", str(comparison)), ("json", comparison.to_json())):
+        write_atomically(out / f"comparison.{suffix}", f"{text}\n".encode())
     compressed = {name: fits[name].compress(splits.validation) for name in (INDEPENDENT, MARKOV)}
-    _write_pictures(fits, compressed, comparison, recipe, out)
     rough = compressed[MARKOV].quantise(splits.validation, tolerance=TOLERANCE)
+    print(results(comparison, len(splits.test.x), rough.report.bytes_dense))
+    print(wrote(out / "comparison.txt", "all measures, for experts; comparison.json: for programs"))
+    _write_pictures(fits, compressed, comparison, recipe, out)
     _check_artifact(rough, splits.test, out / "net.ptv")
 
 
@@ -144,14 +158,22 @@ def _fit_all(recipe: Recipe, splits: Splits, epochs: int, seed: int) -> dict[str
     gaussian = priors.Normal(scale=recipe.prior_scale)
     turbo = engines.Turbo(kl_weight=recipe.kl_weight)
     plan: dict[str, tuple[priors.Prior, engines.Engine[Any]]] = {
-        "MAP": (gaussian, engines.MAP()),
-        "SVI, Gaussian": (gaussian, engines.SVI(guide="auto_normal", lr=recipe.svi_lr)),
+        MAP: (gaussian, engines.MAP()),
+        SVI: (gaussian, engines.SVI(guide="auto_normal", lr=recipe.svi_lr)),
         INDEPENDENT: (priors.ThreeLayer(support=supports.Independent()), turbo),
         MARKOV: (priors.ThreeLayer(support=supports.Chain(mean_run=10.0)), turbo),
     }
     bnn = lift(_mlp(recipe.widths, seed), likelihood=likelihoods.Categorical(), prior=gaussian)
-    print(f"Fitting {', '.join(plan)} ({epochs} epochs each) ...", flush=True)
-    return fit_all(plan, bnn, splits.train, epochs=epochs, seed=seed, batch_size=recipe.batch_size)
+    print(beginning(splits, recipe.widths, epochs), flush=True)
+    return fit_all(
+        plan,
+        bnn,
+        splits.train,
+        epochs=epochs,
+        seed=seed,
+        batch_size=recipe.batch_size,
+        progress=sys.stderr.isatty(),  # a log has no use for a bar
+    )
 
 
 @contextmanager
@@ -219,21 +241,15 @@ def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content)
     write_atomically(path, content.getvalue())
-    print(f"wrote {path}")
+    print(wrote(path, PICTURES[path.name]))
 
 
 def _check_artifact(compressed: Compressed, test: TensorPair, path: Path) -> None:
     """Saves the compressed network, loads it again and says what the loaded one achieves."""
     size = compressed.save(path)
-    report = compressed.report
     with torch.no_grad():
         error = error_rate(load(path)(test.x), test.y)
-    print(
-        f"wrote {path}: {size:,} bytes, {report.coding} (dense {report.bytes_dense:,}), "
-        f"{report.structure} of {report.structure_dense} units, "
-        f"{report.weights_left:.2%} of the weights\n"
-        f"{path.name} loaded again: test accuracy {1.0 - error:.2%}"
-    )
+    print(artifact(path, size, compressed.report, error))
 
 
 def _make_directory(out: Path) -> None:

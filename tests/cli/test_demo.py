@@ -50,9 +50,16 @@ def test_the_demo_compares_four_fits_and_leaves_pictures_and_a_network(
     assert error == pytest.approx(rows[MARKOV].pruned, abs=1e-9)
     assert (out / "net.ptv").stat().st_size == rows[MARKOV].bytes
     assert {row.coding for row in rows.values()} == {"compact"}
-    printed = capsys.readouterr().out
-    assert str(comparison) in printed
-    assert f"net.ptv loaded again: test accuracy {1 - error:.2%}" in printed
+    left = rows[MARKOV].weights_left
+    printed, shown = capsys.readouterr()
+    assert shown == "", "no bar where there is no terminal"
+    assert (out / "comparison.txt").read_text() == f"{comparison}\n"
+    assert f"loaded again, it reads {1 - error:.2%} of the test images right" in " ".join(
+        printed.split()
+    )
+    told = next(line for line in printed.splitlines() if line.startswith(f"{MARKOV}  ")).split()
+    assert told[3:6] == [f"{100 * x:.2f}" for x in (rows[MARKOV].error, error, left)]
+    assert max(len(line) for line in printed.splitlines() if str(out) not in line) <= 80
 
 
 def test_after_ctrl_c_the_files_that_are_there_are_complete(
@@ -72,7 +79,10 @@ def test_after_ctrl_c_the_files_that_are_there_are_complete(
     with pytest.raises(KeyboardInterrupt):
         demo._save(Figure(), tmp_path / "half" / "picture.png")
     names = {file.name: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
-    assert names == {"comparison.json": compared.to_json() + "\n"}
+    assert names == {
+        "comparison.json": compared.to_json() + "\n",
+        "comparison.txt": f"{compared}\n",
+    }
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated
 
 import typer
@@ -149,7 +150,8 @@ def compare(
     from pyro_turbovbi.cli.compare import compare_runs
 
     comparison = compare_runs(runs)
-    print(comparison.to_json() if as_json else comparison)
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    print(comparison.to_json() if as_json else comparison.table().to_text(width))
 
 
 @app.command()

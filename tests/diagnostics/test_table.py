@@ -28,3 +28,24 @@ def test_html_escapes_every_text() -> None:
         "<table><thead><tr><th>&lt;b&gt;</th><th>x<br>y</th></tr></thead>"
         "<tbody><tr><td>a &amp; b</td><td>&lt;i&gt;</td></tr></tbody></table><p>1 &lt; 2</p>"
     )
+
+
+def test_a_narrow_table_goes_on_below() -> None:
+    table = Table(["", "first", "second", "third"], [["a", "1", "2", "3"]], ["one, two, three"])
+    assert table.to_text(width=16) == "\n".join(
+        [
+            "   first  second",
+            "----------------",
+            "a      1       2",
+            "",
+            "   third",
+            "--------",
+            "a      3",
+            "one, two, three",
+        ]
+    )
+    assert table.to_text(width=23) == table.to_text(), "it fits"
+    assert table.to_text(width=22) != table.to_text()
+    narrow = table.to_text(width=8).splitlines()
+    assert narrow[3:7] == ["", "   second", "---------", "a       2"], "no column is broken"
+    assert narrow[-3:] == ["one,", "two,", "three"]

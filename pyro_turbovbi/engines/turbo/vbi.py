@@ -11,15 +11,14 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.optim import PyroOptim
-from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi.distributed import ALONE, World
 from pyro_turbovbi.engines._optimizers import load_optimizer, optimizer_state, scale_rates
-from pyro_turbovbi.engines.turbo import sharding
-from pyro_turbovbi.engines.turbo.settings import LR, TurboSettings
+from pyro_turbovbi.engines.turbo import optimizer, sharding
+from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates, put_blame
 from pyro_turbovbi.engines.turbo.site import SiteState, ThreeLayerSite, make_site
 from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
@@ -79,18 +78,7 @@ class TurboVBI:
         num_steps: int = DEFAULT_STEPS,
         world: World = ALONE,
     ) -> None:
-        if isinstance(optim, PyroLRScheduler) or getattr(optim, "pt_clip_args", None):
-            raise InvalidArgumentError(
-                "schedulers and gradient clipping of Pyro optimisers are not supported",
-                given=type(optim).__name__,
-                accepted="a plain optimiser of pyro.optim, or None for the settings' own schedule",
-            )
-        if optim is not None and not isinstance(optim, PyroOptim):
-            raise InvalidArgumentError(
-                "optim is of the wrong kind",
-                given=type(optim).__name__,
-                accepted="an optimiser of pyro.optim, or None",
-            )
+        optimizer.check(optim)
         if num_steps < 1:
             raise InvalidArgumentError(
                 "num_steps is out of range", given=num_steps, accepted="1, 2, ..."
@@ -454,25 +442,7 @@ class TurboVBI:
         return found + (list(autoguide.parameters()) if autoguide is not None else [])
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        locs: list[nn.Parameter | Tensor] = [factor.loc for factor in self._factors]
-        log_scales = [factor.log_scale for factor in self._factors]
-        groups: list[dict[str, Any]] = [{"params": locs + self._others}, {"params": log_scales}]
-        if self._optim is None:
-            optimizer: torch.optim.Optimizer = torch.optim.Adam(
-                groups, lr=settings.lr or LR, fused=True
-            )
-        else:
-            arguments = self._optim.pt_optim_args
-            if callable(arguments):
-                raise InvalidArgumentError(
-                    "per-parameter optimiser arguments are not supported",
-                    accepted="a dict of arguments",
-                )
-            constructor: Any = self._optim.pt_optim_constructor
-            optimizer = constructor(groups, **arguments)
-        optimizer.param_groups[1]["lr"] *= settings.scale_lr
-        return optimizer
+        return optimizer.make(self._optim, self._factors, self._others, self.settings)
 
     def _decay_rates(self) -> None:
         if self._optim is not None:

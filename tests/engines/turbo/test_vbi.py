@@ -18,7 +18,7 @@ from pyro_turbovbi import likelihoods, priors, supports
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.compression import masked
 from pyro_turbovbi.engines import Plan, SpikeAnnealing, Turbo, TurboSettings, TurboVBI
-from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
+from pyro_turbovbi.errors import NumericalError, UnsupportedError
 from pyro_turbovbi.families import TurboGuide
 from pyro_turbovbi.kernels import chain_log_evidence
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters
@@ -237,24 +237,6 @@ def test_discrete_latents_elsewhere_are_refused() -> None:
         UnsupportedError, match="discrete latent sites outside the weight priors; given: switch"
     ):
         TurboVBI(model).step()
-
-
-def test_unusable_optimisers_are_refused(no_type_checks: None) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"an optimiser of pyro.optim, or None"):
-        TurboVBI(lambda: None, torch.optim.SGD)  # type: ignore[arg-type]
-    per_parameter = pyro.optim.Adam(lambda name: {"lr": 1e-3})
-    with pytest.raises(InvalidArgumentError, match="per-parameter optimiser arguments"):
-        TurboVBI(small_net(priors.Normal(1.0)), per_parameter).step(*batch())
-
-
-def test_options_of_an_optimiser_that_would_be_dropped_are_refused() -> None:
-    clipped = pyro.optim.SGD({"lr": 1e-3}, {"clip_norm": 1.0})
-    scheduled = pyro.optim.ExponentialLR(
-        {"optimizer": torch.optim.SGD, "optim_args": {"lr": 1e-3}, "gamma": 0.9}
-    )
-    for optim in (clipped, scheduled):
-        with pytest.raises(InvalidArgumentError, match="schedulers and gradient clipping"):
-            TurboVBI(lambda: None, optim)
 
 
 def test_setting_up_does_not_train_batch_statistics() -> None:

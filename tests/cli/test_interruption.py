@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyro_turbovbi.cli import main
 from pyro_turbovbi.cli.interruption import Interrupted, noticed, on_interrupt, tell
 from pyro_turbovbi.cli.runs import Run
 from tests.cli.helpers import fitted, interrupt, ptv, write_recipe
@@ -66,22 +63,6 @@ def test_handlers_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(threading, "current_thread", lambda: None)
         with noticed():
             assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_an_import_that_is_interrupted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """While the command line itself is imported, and while a command's module is."""
-    usual = builtins.__import__
-
-    def without(missing: str) -> Callable[..., Any]:
-        return lambda name, *rest: stopping() if name == missing else usual(name, *rest)
-
-    for name in ("pyro_turbovbi.cli.app", "pyro_turbovbi.cli.inspect"):
-        with monkeypatch.context() as patch:
-            patch.setattr(builtins, "__import__", without(name))
-            assert main(["inspect", "net.ptv"]) == 130
-        assert capsys.readouterr().err == NOTHING
 
 
 INSIDE = {

@@ -107,9 +107,9 @@ def layers(subject: Subject) -> Markup:
         )
     headers = ("layer", "shape", "left", "runs", "mean length")
     text = (
-        "Each point is a weight: a row is a unit, a column an input of it. The darker, the more "
-        "probable it is that the weight is needed. Weights that lie together in rows and columns "
-        "make a network that is smaller and faster, not only emptier."
+        "Each point is a weight: a row is a unit, a column an input of it. The stronger the "
+        "colour, the more probable it is that the weight is needed. Weights that lie together in "
+        "rows and columns make a network that is smaller and faster, not only emptier."
     )
     during = (
         " Pictures from within the training can be empty at first: which weights are needed shows "

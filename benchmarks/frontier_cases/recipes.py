@@ -131,6 +131,15 @@ def full(compression: float) -> Recipe:
     return ours(CHAIN, GATES, compression=compression, gates_from=0.15, **RESHAPING)
 
 
+def narrow(compression: float) -> Recipe:
+    """The full method with twice the price for a unit and a tenth of the loss of a hidden one."""
+    gates = GATES | {"gate_density": 1e-40}
+    recipe = ours(CHAIN, gates, compression=compression, gates_from=0.15, **RESHAPING)
+    assert isinstance(recipe.engine, engines.Turbo)
+    reduction = replace(UNSETTLED, unit_loss=0.1)
+    return replace(recipe, engine=replace(recipe.engine, reduction=reduction))
+
+
 #: Our method, one ingredient more in every row; all with model reduction and teachers.
 OURS: dict[str, Recipe] = {
     "ours, independent, medium": ours(supports.Independent(0.05), {}, compression=0.7),
@@ -145,6 +154,7 @@ OURS: dict[str, Recipe] = {
     f"{FULL}, medium": full(0.7),
     FULL: full(1.0),
     f"{FULL}, small": full(2.0),
+    f"{FULL}, narrow": narrow(0.45),
     f"{FULL}, no teachers": replace(full(1.0), teachers=0),
     f"{FULL}, small, no teachers": replace(full(2.0), teachers=0),
 }

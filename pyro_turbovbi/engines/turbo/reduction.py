@@ -67,6 +67,9 @@ class ModelReduction:
         settle: Fraction after which the means of inactive weights are held at zero, so that the
             others make up for what these still did, and cutting them changes nothing; 1 switches
             it off.
+        unit_loss: Share of the loss of likelihood of a hidden unit's weights that counts against
+            closing its gate, in [0, 1]. Every weight's loss is taken by itself, as if no other unit
+            could stand in for it: a small share makes hidden layers narrower.
 
     Raises:
         InvalidArgumentError: if a number is out of range or the fractions are out of order.
@@ -77,14 +80,17 @@ class ModelReduction:
     full: float = 0.6
     until: float = 0.8
     settle: float = 0.9
+    unit_loss: float = 1.0
 
     def __post_init__(self) -> None:
         ordered = 0.0 <= self.start < self.full <= self.until <= self.settle <= 1.0
-        if not 0.0 <= self.strength <= 1.0 or not ordered:
+        shares = 0.0 <= self.strength <= 1.0 and 0.0 <= self.unit_loss <= 1.0
+        if not shares or not ordered:
             raise InvalidArgumentError(
                 "model reduction is out of range",
                 given=self,
-                accepted="strength in [0, 1] and 0 <= start < full <= until <= settle <= 1",
+                accepted="strength and unit_loss in [0, 1] and "
+                "0 <= start < full <= until <= settle <= 1",
             )
 
     def share_at(self, progress: float) -> float:

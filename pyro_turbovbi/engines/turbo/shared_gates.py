@@ -307,7 +307,7 @@ class SharedGates:
         return GatedWeight(whole.llr, whole.closed, rows, columns, site.solve)
 
 
-def put_blame(sites: Iterable[GatedSpikeSlab]) -> None:
+def put_blame(sites: Iterable[GatedSpikeSlab], unit_loss: float) -> None:
     """Divide the loss of likelihood of a closed unit among the weights that close with it.
 
     The weights that lead to a unit and those that leave it each tell of the whole loss, since
@@ -316,13 +316,14 @@ def put_blame(sites: Iterable[GatedSpikeSlab]) -> None:
 
     Args:
         sites: All gated sites of a net.
+        unit_loss: See `ModelReduction`.
     """
     sites = list(sites)
     rows = {site.gates.rows.name for site in sites if site.gates.rows is not None}
     columns = {site.gates.columns.name for site in sites if site.gates.columns is not None}
     for site in sites:
         gates = {each.name for each in (site.gates.rows, site.gates.columns) if each is not None}
-        site.blame = 0.5 if gates <= rows & columns else 1.0
+        site.blame = 0.5 * unit_loss if gates <= rows & columns else 1.0
 
 
 def _check_settings(site: WeightSite, settings: TurboSettings) -> None:

@@ -125,8 +125,10 @@ class TurboVBI:
         self.sites = {f.name: self._make_site(f) for f in self._factors}
         factors = self.guide.gate_factors
         self.gates = SharedGates(factors, self.settings) if factors else None
-        if self.gates is not None:
-            put_blame(s for s in self.sites.values() if isinstance(s, GatedSpikeSlab))
+        reduction = self.settings.reduction
+        if self.gates is not None and reduction is not None:
+            gated = [site for site in self.sites.values() if isinstance(site, GatedSpikeSlab)]
+            put_blame(gated, reduction.unit_loss)
         self._others = self._other_parameters(*args, **kwargs)
         self._optimizer = self._make_optimizer()
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]

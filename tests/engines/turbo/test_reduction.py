@@ -143,6 +143,8 @@ def test_inactive_means_are_held_at_zero_in_the_end() -> None:
         {"until": 1.2},
         {"start": -0.1},
         {"settle": 0.7},
+        {"unit_loss": 1.1},
+        {"unit_loss": -0.1},
     ],
 )
 def test_schedule_out_of_order(wrong: dict[str, float]) -> None:

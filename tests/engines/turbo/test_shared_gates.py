@@ -163,13 +163,15 @@ def test_what_gates_cannot_do_is_refused_with_alternatives() -> None:
         fit(priors.ThreeLayer(gates="shared"), engines.Turbo(factorisation="mean_field"))
 
 
-def test_the_loss_of_a_hidden_unit_is_counted_once() -> None:
-    """Inputs have weights on one side, hidden units on both."""
+@pytest.mark.parametrize(("unit_loss", "hidden"), [(1.0, 0.5), (0.2, 0.1)])
+def test_the_loss_of_a_hidden_unit_is_counted_once(unit_loss: float, hidden: float) -> None:
+    """Or a share of it. Inputs have weights on one side, hidden units on both."""
     net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
     bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=PRIOR)
-    vbi = engines.TurboVBI(bnn, num_steps=10)
+    settings = engines.TurboSettings(reduction=engines.ModelReduction(unit_loss=unit_loss))
+    vbi = engines.TurboVBI(bnn, settings=settings, num_steps=10)
     vbi.setup(torch.randn(8, 6), torch.randint(2, (8,)))
     blame = {
         name: site.blame for name, site in vbi.sites.items() if isinstance(site, GatedSpikeSlab)
     }
-    assert blame == {"0.weight": 1.0, "2.weight": 0.5, "4.weight": 0.5}
+    assert blame == {"0.weight": 1.0, "2.weight": hidden, "4.weight": hidden}

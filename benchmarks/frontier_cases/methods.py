@@ -77,7 +77,7 @@ CHOSEN: dict[str, dict[str, str]] = {
         SPARSE_VD: "2",
         MAGNITUDE: "4",
         TORCH_PRUNING: "3",
-        GROUP_NJ: "4",
+        GROUP_NJ: "6",
         GROUP_HS: "1",
         CPLXMODULE: "2",
     }

@@ -157,6 +157,7 @@ OURS: dict[str, Recipe] = {
     f"{FULL}, narrow": narrow(0.45),
     f"{FULL}, no teachers": replace(full(1.0), teachers=0),
     f"{FULL}, small, no teachers": replace(full(2.0), teachers=0),
+    f"{FULL}, small, narrow, no teachers": replace(narrow(2.0), teachers=0),
 }
 
 #: What tuning tries for the full method.

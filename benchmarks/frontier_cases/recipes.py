@@ -147,6 +147,7 @@ OURS: dict[str, Recipe] = {
     "ours, chain": ours(CHAIN, {}),
     "ours, chain, large": ours(CHAIN, {}, compression=0.3, compact_every=2),
     "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
+    "ours, grid + order, large": ours(GRID, {}, compression=1.2, **RESHAPING),
     "ours, grid + order": ours(GRID, {}, compression=1.5, **RESHAPING),
     f"{FULL}, low error": full(0.2),
     f"{FULL}, largest": full(0.3),

@@ -11,7 +11,8 @@
 
 Protocol: the same start, 3 epochs of plain Adam; then 40 epochs (LeNet-5: 20) of every method on
 the same data, batch 128, one thread a run. Choices are made on 5,000 held-out images, ours in
-trials that the lab notes describe, those of other methods with ``--tune``; the final runs train on
+trials that the lab notes describe, those of other methods with ``--tune`` on LeNet-300-100, whose
+choices the other cases take over; the final runs train on
 all 60,000 images and report the error of the network after the last epoch on the 10,000 test
 images. The rows of our method are one recipe at several values of `compression`. Where there are
 teachers, they are three dense networks of the same shape, trained with dropout on the same images.

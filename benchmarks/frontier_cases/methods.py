@@ -71,9 +71,11 @@ CANDIDATES: dict[str, dict[str, Method]] = {
 }
 #: Families that are measured at several sizes, in the place of the one that was tuned.
 CURVES = (MAGNITUDE, TORCH_PRUNING)
+#: The case whose choices the others take over.
+TUNED = "lenet_300_100"
 #: What `choice` says of the runs of the candidates, by case and method.
 CHOSEN: dict[str, dict[str, str]] = {
-    "lenet_300_100": {
+    TUNED: {
         SPARSE_VD: "2",
         MAGNITUDE: "4",
         TORCH_PRUNING: "3",
@@ -86,7 +88,7 @@ CHOSEN: dict[str, dict[str, str]] = {
 
 def tuned(case: str, method: str) -> Method:
     """The chosen candidate of a method; a default where nothing has been chosen yet."""
-    chosen = CHOSEN.get(case, {}).get(method)
+    chosen = CHOSEN.get(case, CHOSEN[TUNED]).get(method)
     if chosen is None:
         return OURS[method] if method in OURS else next(iter(CANDIDATES[method].values()))
     return CANDIDATES[method][chosen]

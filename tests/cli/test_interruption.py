@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from pyro_turbovbi.cli.runs import Run
 from tests.cli.helpers import fitted, interrupt, ptv, write_recipe
 
 NOTHING = "interrupted; nothing was written; to start anew, give the same command again\n"
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """Shells have what they start in the background ignore it, and so would its own children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def stopping(*_args: object, **_options: object) -> Any:
@@ -170,17 +179,17 @@ def test_a_process_that_gets_the_signal(here: Path) -> None:
     (here / "mine.py").write_text(DATA)
     assert ptv("fit", "recipe.yaml", "--data", "mine.py:data", "--out", "run").exit_code == 0
     (here / "slow").touch()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pyro_turbovbi", "compress", "run"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 100
-    while not (here / "loading").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=50)
+    command = [sys.executable, "-m", "pyro_turbovbi", "compress", "run"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            deadline = time.monotonic() + 100
+            while not (here / "loading").exists() and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=50)
+        finally:
+            process.kill()  # nothing happens to one that has ended
     assert (process.returncode, out, err) == (130, "", NOTHING)
     assert not (here / "run" / "net.ptv").exists()

@@ -47,7 +47,7 @@ ENGINES: dict[str, engines.Turbo | engines.SVI | engines.NUTS] = {
     "svi relaxed guide": engines.SVI(guide_of("relaxed")),
     "svi enumerated guide": engines.SVI(guide_of("enumerated")),
     "map": engines.MAP(),
-    "nuts": engines.NUTS(num_samples=3, warmup=2),
+    "nuts": engines.NUTS(num_samples=3, warmup=2, max_tree_depth=4),
 }
 
 

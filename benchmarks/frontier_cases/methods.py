@@ -80,7 +80,7 @@ CHOSEN: dict[str, dict[str, str]] = {
         MAGNITUDE: "4",
         TORCH_PRUNING: "3",
         GROUP_NJ: "6",
-        GROUP_HS: "1",
+        GROUP_HS: "6",
         CPLXMODULE: "2",
     }
 }

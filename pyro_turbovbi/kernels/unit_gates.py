@@ -18,7 +18,10 @@ support:
     E_k   = ln p(row k | z_k = 1) - ln p(row k | z_k = 0)      to the row's gate
     B_km  = through(r_km, P_km)                                to the column's gate
 
-and `Z_j` is a gate's prior log-odds plus all that reaches it from the weights on both sides. Rows
+Closing a row may cost less than closing a column: `relief_n` is added to `D_n` where the row's gate
+is the closed one. That lowers `E_k` by the sum over the row, and with `Z_k` all that follows.
+
+`Z_j` is a gate's prior log-odds plus all that reaches it from the weights on both sides. Rows
 are solved exactly given the column's cavities. The cavities matter: with `Z` in their place a
 gate would hear its own opinion back from its hundreds of weights.
 
@@ -64,6 +67,7 @@ class GatedWeight(NamedTuple):
         rows: Which group gates the rows; None if they are always open.
         columns: Which group gates the columns; None if they are always open.
         solve: Posterior of the weight's own support given log-likelihood ratios like `llr`.
+        relief: Same shape, what is added to `closed` where the row's gate is closed; None: nothing.
     """
 
     llr: Float[Tensor, "rows columns each"]
@@ -71,6 +75,7 @@ class GatedWeight(NamedTuple):
     rows: int | None
     columns: int | None
     solve: Callable[[Tensor], RowPosterior]
+    relief: Float[Tensor, "rows columns each"] | None = None
 
 
 class Messages(NamedTuple):
@@ -143,6 +148,8 @@ def unit_gates_posterior(
     for weight in weights:
         check_finite(weight.llr)
         check_finite(weight.closed)
+        if weight.relief is not None:
+            check_finite(weight.relief)
     messages = list(start) if start is not None else [_silence(weight) for weight in weights]
     beliefs = [prior.clone() for prior in prior_log_odds]
     for weight, sent in zip(weights, messages, strict=True):
@@ -201,6 +208,8 @@ def _visit(weight: GatedWeight, old: Messages, beliefs: list[Tensor], damping: f
         shared = _through(column, pair)
         here = (column + pair).unsqueeze(-1) - own
         to_rows = to_rows + shared.sum(1) - _through(here, own).sum((1, 2))
+    if weight.relief is not None:
+        to_rows = to_rows - weight.relief.sum((1, 2))
     to_rows = torch.lerp(to_rows, old.to_rows, damping)
     row = _row_cavity(weight, beliefs, to_rows - old.to_rows, column, pair)
     return Messages(to_rows, torch.lerp(_through(row, pair), old.to_columns, damping), extrinsic)
@@ -221,6 +230,8 @@ def _log_evidence(weight: GatedWeight, sent: Messages, beliefs: list[Tensor]) ->
     total = _sum(weight.closed)
     if weight.rows is None:
         total = total + _sum(sent.to_rows)
+    elif weight.relief is not None:
+        total = total + _sum(weight.relief)
     column = _column_cavity(weight, sent, beliefs)
     return total if column is None else total - _sum(_through(column, sent.to_columns))
 

@@ -26,11 +26,11 @@ class Weight(NamedTuple):
     closed: Tensor
     rows: int | None
     columns: int | None
+    relief: Tensor | None = None
 
     def gated(self) -> GatedWeight:
-        return GatedWeight(
-            self.llr, self.closed, self.rows, self.columns, lambda u: self.law.row_posterior(u)
-        )
+        solve = self.law.row_posterior
+        return GatedWeight(self.llr, self.closed, self.rows, self.columns, solve, self.relief)
 
 
 class Exact(NamedTuple):
@@ -47,13 +47,15 @@ def weight(
     scale: float = 2.0,
     chain: bool = True,
     seed: int = 0,
+    relief: bool = False,
 ) -> Weight:
     generator = torch.Generator().manual_seed(seed)
     llr = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
     closed = 0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)
     event = torch.Size(shape)
     law = MarkovChainSupport(event, 0.2, 0.3) if chain else IndependentSupport(event, 0.3)
-    return Weight(law, llr, closed, rows, columns)
+    extra = torch.rand(shape, generator=generator, dtype=torch.float64) if relief else None
+    return Weight(law, llr, closed, rows, columns, extra)
 
 
 def enumerate_all(weights: Sequence[Weight], priors: Sequence[Tensor]) -> Exact:
@@ -88,7 +90,8 @@ def given_gates(w: Weight, state: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     both = (row[:, None] * column).unsqueeze(-1).expand(shape)
     states = all_states(w.llr.numel()).view(-1, *shape)
     scores = w.law.log_prob(states) + (states * both * w.llr).sum((1, 2, 3))
-    evidence = (scores.logsumexp(0) + ((1 - both) * w.closed).sum()).exp()
+    relief = 0.0 if w.relief is None else ((1 - row[:, None, None]) * w.relief).sum()
+    evidence = (scores.logsumexp(0) + ((1 - both) * w.closed).sum() + relief).exp()
     weights = (scores - scores.logsumexp(0)).exp()
     return evidence, (weights[:, None, None, None] * states).sum(0) * both
 
@@ -123,6 +126,16 @@ TREES = {
     "no gates at all": ([weight((2, 3, 1), None, None)], [prior(0.0)]),
     "incoming and outgoing weights of units": (
         [weight((2, 3, 1), 0, None), weight((1, 2, 1), None, 0, seed=1)], [prior(0.3, -1.0)],
+    ),
+    "relief for closed rows": (
+        [weight((2, 2, 2), 0, None, relief=True), weight((1, 2, 1), None, 0, seed=1)],
+        [prior(0.3, -1.0)],
+    ),
+    "relief for a closed row, gated columns": (
+        [weight((1, 3, 1), 0, 1, relief=True)], [prior(-0.5), prior(0.3, 1.0, -2.0)],
+    ),
+    "relief, pairs of several elements": (
+        [weight((1, 2, 3), 0, 1, chain=False, relief=True)], [prior(-0.5), prior(0.3, 1.0)],
     ),
 }  # fmt: skip
 

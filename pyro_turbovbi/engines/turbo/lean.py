@@ -219,6 +219,7 @@ class LeanGatedSpikeSlab(LeanSite, GatedSpikeSlab):
         new = super().rows(rows)
         new.messages = ElementMessages(*(message[rows] for message in self.messages))
         new.closing = self.closing and self.closing.rows(rows)
+        new.row_closing = self.row_closing and self.row_closing.rows(rows)
         return new
 
     def receive(self, elements: ElementMessages, damping: float) -> None:

@@ -119,8 +119,10 @@ def _results(sites: Iterable[ThreeLayerSite]) -> Iterator[Tensor]:
 
 
 def _reductions(site: ThreeLayerSite) -> Iterator[Tensor]:
-    closing = site.closing if isinstance(site, GatedSpikeSlab) else None
-    for reduction in (site.reduction, closing):
+    found = [site.reduction]
+    if isinstance(site, GatedSpikeSlab):
+        found += [site.closing, site.row_closing]
+    for reduction in found:
         if reduction is not None:
             yield from reduction.tensors()
 

@@ -49,11 +49,13 @@ class GatedEvidence(NamedTuple):
         llr: L_n, active against inactive.
         closed: D_n, behind a closed gate against inactive.
         base: Log-evidence of "all inactive", scalar, in nats.
+        relief: What is added to `closed` where the row's gate is the closed one; None: nothing.
     """
 
     llr: Tensor
     closed: Tensor
     base: Tensor
+    relief: Tensor | None = None
 
 
 class GatedSpikeSlab(ThreeLayerSite):
@@ -67,6 +69,9 @@ class GatedSpikeSlab(ThreeLayerSite):
         closing: What model reduction has decided of weights behind them; None where it is off.
         blame: Share of the loss of likelihood behind a closed gate that the weight stands for, see
             `put_blame`.
+        row_closing: What model reduction has decided for gates of rows, where these are told of
+            another share than those of columns; else None.
+        row_blame: That share.
         gates: The gates on both sides of the weight.
         support: Its own support prior.
         messages: h and x of the elements that take part in the training.
@@ -79,7 +84,8 @@ class GatedSpikeSlab(ThreeLayerSite):
         assert site.gates is not None
         _check_settings(site, settings)
         self.gates = site.gates
-        self.blame = 1.0
+        self.blame, self.row_blame = 1.0, 1.0
+        self.row_closing: Reduction | None = None
         self.support: SupportDistribution = site.prior.support.distribution(site.shape)
         self.view = site.gates.view(site.shape)
         log_odds = float(self.support.prior_log_odds)
@@ -93,6 +99,11 @@ class GatedSpikeSlab(ThreeLayerSite):
         self.support.row_posterior(self.messages.extrinsic)  # refuses what it cannot take apart
         self.refresh(factor.second_moment().detach())
 
+    def tell_rows(self, blame: float) -> None:
+        """Tell the rows' gates of another share of the loss of likelihood than the columns'."""
+        if self.closing is not None:
+            self.row_closing, self.row_blame = Reduction(self._factor.loc), blame
+
     def anneal(self, progress: float) -> None:
         """See `SiteState.anneal`."""
         super().anneal(progress)
@@ -104,6 +115,7 @@ class GatedSpikeSlab(ThreeLayerSite):
         # of the whole, since the elements that leave now keep what they were told
         new.messages = ElementMessages(*(place.gather(message) for message in self.whole_messages))
         new.closing = self.closing and self.closing.mapped(place.gather)
+        new.row_closing = self.row_closing and self.row_closing.mapped(place.gather)
         return new
 
     def widened(self, factor: NormalFactor) -> GatedSpikeSlab:
@@ -111,6 +123,7 @@ class GatedSpikeSlab(ThreeLayerSite):
         new = super().widened(factor)
         new.messages = self.whole_messages
         new.closing = self.closing and self.closing.mapped(self._embed_undecided)
+        new.row_closing = self.row_closing and self.row_closing.mapped(self._embed_undecided)
         return new
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,6 +155,9 @@ class GatedSpikeSlab(ThreeLayerSite):
             inactive, closed = self.reduction.change, self.closing.change
             evidence.llr.add_(inactive, alpha=share)
             evidence.closed.add_(inactive, alpha=share).sub_(closed, alpha=share)
+            if self.row_closing is not None:
+                relief = share * (closed - self.row_closing.change)
+                return evidence._replace(relief=relief)
         return evidence
 
     def _own_evidence(self, second_moment: Tensor) -> GatedEvidence:
@@ -151,13 +167,16 @@ class GatedSpikeSlab(ThreeLayerSite):
 
     def whole_evidence(self, evidence: GatedEvidence) -> GatedEvidence:
         """The evidence of the whole weight, in the view of rows, columns and elements."""
-        llr, closed = evidence.llr, evidence.closed
+        llr, closed, relief = evidence.llr, evidence.closed, evidence.relief
         if self.place.index is not None:
             square = self.probs.new_tensor(self.absent_scale**2)
             absent = self._own_evidence(square)
             llr = self.place.embed(llr, float(absent.llr))
             closed = self.place.embed(closed, float(absent.closed))
-        return GatedEvidence(llr.view(self.view), closed.view(self.view), evidence.base)
+            relief = None if relief is None else self.place.embed(relief, 0.0)
+        if relief is not None:
+            relief = relief.view(self.view)
+        return GatedEvidence(llr.view(self.view), closed.view(self.view), evidence.base, relief)
 
     def held_value(self, evidence: GatedEvidence) -> Tensor:
         """The site's part of the joint log-evidence with the messages held; scalar, in nats."""
@@ -182,6 +201,8 @@ class GatedSpikeSlab(ThreeLayerSite):
         yield from super()._reductions()
         if self.closing is not None:
             yield self.closing, self.closed, self.blame
+        if self.row_closing is not None:
+            yield self.row_closing, self.closed, self.row_blame
 
     def solve(self, llr: Tensor) -> RowPosterior:
         """Posterior of the site's own support, in the view of rows, columns and elements."""
@@ -201,8 +222,9 @@ class GatedSpikeSlab(ThreeLayerSite):
         self.probs = opened * inside
         behind_open = self._mixed(second_moment, inside)
         behind_closed = expected_precision(second_moment, *self.closed)
-        if self.closing is not None:
-            behind_closed = torch.maximum(behind_closed, self.closing.precision)
+        for closing in (self.closing, self.row_closing):
+            if closing is not None:
+                behind_closed = torch.maximum(behind_closed, closing.precision)
         value = evidence.base + (evidence.closed + through).sum()
         precision = torch.lerp(behind_closed, behind_open, opened)
         self._continue_from(value, precision, second_moment)
@@ -304,7 +326,8 @@ class SharedGates:
             for gates in (site.gates.rows, site.gates.columns)
         )
         whole = site.whole_evidence(evidence)
-        return GatedWeight(whole.llr, whole.closed, rows, columns, site.solve)
+        relief = None if rows is None else whole.relief
+        return GatedWeight(whole.llr, whole.closed, rows, columns, site.solve, relief)
 
 
 def put_blame(sites: Iterable[GatedSpikeSlab], unit_loss: float) -> None:
@@ -312,7 +335,8 @@ def put_blame(sites: Iterable[GatedSpikeSlab], unit_loss: float) -> None:
 
     The weights that lead to a unit and those that leave it each tell of the whole loss, since
     either side at zero silences the unit: a half of what they say is to be counted. A weight of
-    which one gate is of units with weights on one side only (input features) tells all.
+    which one gate is of units with weights on one side only (input features) tells all; its other
+    gate is told less where of the loss of hidden units only a share counts.
 
     Args:
         sites: All gated sites of a net.
@@ -321,9 +345,13 @@ def put_blame(sites: Iterable[GatedSpikeSlab], unit_loss: float) -> None:
     sites = list(sites)
     rows = {site.gates.rows.name for site in sites if site.gates.rows is not None}
     columns = {site.gates.columns.name for site in sites if site.gates.columns is not None}
+    hidden = rows & columns
     for site in sites:
         gates = {each.name for each in (site.gates.rows, site.gates.columns) if each is not None}
-        site.blame = 0.5 * unit_loss if gates <= rows & columns else 1.0
+        site.blame = 0.5 * unit_loss if gates <= hidden else 1.0
+        of_hidden = site.gates.rows is not None and site.gates.rows.name in hidden
+        if of_hidden and not gates <= hidden and unit_loss < 1.0:
+            site.tell_rows(0.5 * unit_loss)
 
 
 def _check_settings(site: WeightSite, settings: TurboSettings) -> None:

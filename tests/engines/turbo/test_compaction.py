@@ -104,6 +104,7 @@ def half_dead(net: nn.Sequential, *, gates: bool = False) -> tuple[TurboVBI, Bat
     settings = TurboSettings(
         damping=0.0, kl_weight=1.0, gates_from=0.0, init_scale=0.05,
         annealing=engines.SpikeAnnealing(start=1.0),
+        reduction=engines.ModelReduction(unit_loss=0.5),
     )  # fmt: skip
     batch = batch_for(net)
     run = TurboVBI(lifted(net, gates=gates), settings=settings, num_steps=100)

@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "messages_every": 3,
     "lr": 0.1,
     "annealing": SpikeAnnealing(start=3.0, until=0.3),
-    "reduction": ModelReduction(start=0.0, full=0.3),
+    "reduction": ModelReduction(start=0.0, full=0.3, unit_loss=0.5),
 }
 
 

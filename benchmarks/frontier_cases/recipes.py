@@ -155,7 +155,7 @@ OURS: dict[str, Recipe] = {
     f"{FULL}, medium": full(0.7),
     FULL: full(1.0),
     f"{FULL}, small": full(2.0),
-    f"{FULL}, narrow": narrow(0.45),
+    f"{FULL}, narrow": narrow(0.4),
     f"{FULL}, no teachers": replace(full(1.0), teachers=0),
     f"{FULL}, small, no teachers": replace(full(2.0), teachers=0),
     f"{FULL}, small, narrow, no teachers": replace(narrow(2.0), teachers=0),

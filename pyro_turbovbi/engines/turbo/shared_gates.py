@@ -15,6 +15,7 @@ evidence but its own. With t_n = ln(1 - sigmoid(x_n) + sigmoid(x_n) e^{L_n}),
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import sqrt
 from typing import Any, NamedTuple
 
 import torch
@@ -335,8 +336,9 @@ def put_blame(sites: Iterable[GatedSpikeSlab], unit_loss: float) -> None:
 
     The weights that lead to a unit and those that leave it each tell of the whole loss, since
     either side at zero silences the unit: a half of what they say is to be counted. A weight of
-    which one gate is of units with weights on one side only (input features) tells all; its other
-    gate is told less where of the loss of hidden units only a share counts.
+    which one gate is of units with weights on one side only (input features) tells all. Where of the
+    loss of hidden units only a share counts, its other gate, a hidden unit's, is told of the
+    geometric mean of all and that share: this was found by trying, and is no consequence of theory.
 
     Args:
         sites: All gated sites of a net.
@@ -351,7 +353,7 @@ def put_blame(sites: Iterable[GatedSpikeSlab], unit_loss: float) -> None:
         site.blame = 0.5 * unit_loss if gates <= hidden else 1.0
         of_hidden = site.gates.rows is not None and site.gates.rows.name in hidden
         if of_hidden and not gates <= hidden and unit_loss < 1.0:
-            site.tell_rows(0.5 * unit_loss)
+            site.tell_rows(sqrt(unit_loss))
 
 
 def _check_settings(site: WeightSite, settings: TurboSettings) -> None:

@@ -336,9 +336,9 @@ def put_blame(sites: Iterable[GatedSpikeSlab], unit_loss: float) -> None:
 
     The weights that lead to a unit and those that leave it each tell of the whole loss, since
     either side at zero silences the unit: a half of what they say is to be counted. A weight of
-    which one gate is of units with weights on one side only (input features) tells all. Where of the
-    loss of hidden units only a share counts, its other gate, a hidden unit's, is told of the
-    geometric mean of all and that share: this was found by trying, and is no consequence of theory.
+    which one gate is of units with weights on one side only (input features) tells all. Where of
+    the loss of hidden units only a share counts, its other gate, a hidden unit's, is told of the
+    geometric mean of all and that share: found by trying, and no consequence of theory.
 
     Args:
         sites: All gated sites of a net.

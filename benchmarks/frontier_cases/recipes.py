@@ -132,11 +132,11 @@ def full(compression: float) -> Recipe:
 
 
 def narrow(compression: float) -> Recipe:
-    """The full method with twice the price for a unit and a tenth of the loss of a hidden one."""
-    gates = GATES | {"gate_density": 1e-40}
+    """The full method at 115 nats a unit, with a twentieth of the loss of a hidden one."""
+    gates = GATES | {"gate_density": 1e-50}
     recipe = ours(CHAIN, gates, compression=compression, gates_from=0.15, **RESHAPING)
     assert isinstance(recipe.engine, engines.Turbo)
-    reduction = replace(UNSETTLED, unit_loss=0.1)
+    reduction = replace(UNSETTLED, unit_loss=0.05)
     return replace(recipe, engine=replace(recipe.engine, reduction=reduction))
 
 

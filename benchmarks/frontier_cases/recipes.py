@@ -158,7 +158,7 @@ OURS: dict[str, Recipe] = {
     f"{FULL}, narrow": narrow(0.4),
     f"{FULL}, no teachers": replace(full(1.0), teachers=0),
     f"{FULL}, small, no teachers": replace(full(2.0), teachers=0),
-    f"{FULL}, small, narrow, no teachers": replace(narrow(2.0), teachers=0),
+    f"{FULL}, narrow, no teachers": replace(narrow(0.4), teachers=0),
 }
 
 #: What tuning tries for the full method.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
@@ -70,15 +69,6 @@ class ProgressBar:
         number = f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
         return f"{self._measure} {number}{self._left}"
 
-    def __enter__(self) -> ProgressBar:
-        """The bar itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Takes the bar away."""
         self._bar.close()

@@ -11,6 +11,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
@@ -144,7 +145,7 @@ class Run:
             kind if kind == "log joint" else "ELBO",
             shown=progress and self.world.first,
         )
-        with bar:
+        with closing(bar):
             while len(self.history) < self.epochs:
                 self._require_same_order()
                 record = self._guarded_epoch(bar, keeper)

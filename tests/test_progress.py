@@ -7,6 +7,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def drawn(epoch: int, value: float, left: float) -> None:
     """A long training in its third hour."""
     bar = ProgressBar("turbo", 300, 3000, 0, "ELBO", shown=True)
     bar._bar.start_t -= 9000.0
-    with bar:
+    with closing(bar):
         bar.begin(epoch, 10 * (epoch - 1))
         bar.step(value)
         bar.end(value, left)

@@ -1,21 +1,22 @@
 """Turbo-VBI in less memory: what follows from q(w) and the messages is computed, not kept.
 
 Given Module B's message, q(s) and E[rho] are functions of mu and sigma. So they are computed where
-the gradients need them, some rows of a weight after the others, and are gone when that is done. As
-many rows at a time as fit a processor's cache, so that nothing but results is written to memory,
-and the time of a step grows no faster than the number of weights. The noise
-of the second step of an antithetic pair is drawn once more, from the random state that the first
-one had; gradients go once the optimizer has used them. What a weight keeps from step to step is
+the gradients need them, some rows of a weight after the others, and are gone when that is done: as
+many rows at a time as fit a processor's cache, so that nothing but results is written to memory.
+The noise of the second step of an antithetic pair is drawn once more, from the random state that
+the first one had; gradients go once the optimizer has used them. What a weight keeps from step to
+step is
 
     mu, ln sigma                       2 floats
     Adam's two moments of each         4
     logit(pi), Module B's message      1       (two under shared gates, and Module B's own)
     the guide's log-odds of q(s)       1
 
-What model reduction has decided, two floats, or four under shared gates, cannot be computed again
-and comes on top of it, as do the network's own weights, from which q(w) started. Where there is
-model reduction or EM, an exchange reads what the step before has found: then q(s) and E[rho] stay
-for that one step. While inactive means are held at zero they stay until the optimizer has stepped.
+What model reduction has decided, two floats, or four to six under shared gates, cannot be computed
+again and comes on top of it, as do the network's own weights, from which q(w) started. Where there
+is model reduction or EM, an exchange reads what the step before has found: then q(s) and E[rho]
+stay for that one step. While inactive means are held at zero they stay until the optimizer has
+stepped.
 It is the ordinary engine with ``refresh_every=1``, to rounding.
 """
 

@@ -350,9 +350,9 @@ def put_blame(sites: Iterable[GatedSpikeSlab], unit_loss: float) -> None:
     hidden = rows & columns
     for site in sites:
         gates = {each.name for each in (site.gates.rows, site.gates.columns) if each is not None}
-        site.blame = 0.5 * unit_loss if gates <= hidden else 1.0
-        of_hidden = site.gates.rows is not None and site.gates.rows.name in hidden
-        if of_hidden and not gates <= hidden and unit_loss < 1.0:
+        if gates <= hidden:
+            site.blame = 0.5 * unit_loss
+        elif unit_loss < 1.0 and site.gates.rows is not None and site.gates.rows.name in hidden:
             site.tell_rows(sqrt(unit_loss))
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.frontier_cases import cases
 from benchmarks.frontier_cases.measure import cut
 from benchmarks.frontier_cases.methods import GROUP_HS, GROUP_NJ, MAGNITUDE, SPARSE_VD
-from benchmarks.frontier_cases.recipes import FULL
-from benchmarks.frontier_cases.runs import Run, trained
+from benchmarks.frontier_cases.recipes import FULL, GRID_ORDER, NARROW
+from benchmarks.frontier_cases.runs import Run, kept
+from benchmarks.frontier_cases.training import Trained
 from pyro_turbovbi.compression.regularity import as_matrix
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ PICTURED = (
     GROUP_NJ,
     GROUP_HS,
     "ours, independent",
-    "ours, grid",
+    GRID_ORDER,
     FULL,
+    NARROW,
 )
 #: Errors above so many times the lowest are left out of the plots.
 WORST = 4.0
@@ -105,7 +107,7 @@ def _family(method: str) -> str:
     return parts[0] if parts[-1].endswith("%") else method
 
 
-def supports(case: str, methods: Sequence[str], seed: int = 0) -> matplotlib.figure.Figure:
+def supports(case: str, networks: Mapping[str, Trained]) -> matplotlib.figure.Figure:
     """What is left of the first two weights, one line a method, after re-ordering.
 
     Rows are units, columns their inputs; all pictures of a weight have the same scale, so that a
@@ -113,16 +115,14 @@ def supports(case: str, methods: Sequence[str], seed: int = 0) -> matplotlib.fig
 
     Args:
         case: Name of the case.
-        methods: Methods whose networks are drawn (and trained, where they are not kept).
-        seed: Seed of the runs.
+        networks: Trained networks, by method.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.0, 1.9 * len(methods)), layout="constrained")
-    grid = figure.subplots(len(methods), 2, squeeze=False, width_ratios=(1.6, 1.0))
+    figure = Figure(figsize=(11.0, 1.9 * len(networks)), layout="constrained")
+    grid = figure.subplots(len(networks), 2, squeeze=False, width_ratios=(1.6, 1.0))
     train, _ = cases.parts(case, "final")
-    for line, method in zip(grid, methods, strict=True):
-        net = trained(case, method, seed)
+    for line, (method, net) in zip(grid, networks.items(), strict=True):
         small = cut(net, train)
         for axes, name in zip(line, list(net.masks)[:2], strict=True):
             rows, columns = as_matrix(net.masks[name]).shape
@@ -134,9 +134,10 @@ def supports(case: str, methods: Sequence[str], seed: int = 0) -> matplotlib.fig
     return figure
 
 
-def kept(case: str, seed: int = 0) -> list[str]:
-    """The pictured methods of a case whose networks are kept."""
-    return [method for method in PICTURED if Run(case, method, seed).cache.exists()]
+def pictured(case: str, seed: int = 0) -> dict[str, Trained]:
+    """The networks that are kept of the pictured methods, by method."""
+    there = {method: kept(Run(case, method, seed)) for method in PICTURED}
+    return {method: net for method, net in there.items() if net is not None}
 
 
 def save(figure: matplotlib.figure.Figure, name: str) -> str:

@@ -107,7 +107,8 @@ UNSETTLED = engines.ModelReduction(settle=1.0)
 
 def turbo(**settings: Any) -> engines.Turbo:
     """The engine with the schedule that all our rows share, and settings of their own."""
-    return engines.Turbo(annealing=SpikeAnnealing(until=0.9), reduction=UNSETTLED, **settings)
+    shared: dict[str, Any] = {"annealing": SpikeAnnealing(until=0.9), "reduction": UNSETTLED}
+    return engines.Turbo(**shared | settings)
 
 
 #: Dense networks whose belief is taught.
@@ -119,6 +120,8 @@ GATES: dict[str, Any] = {"gates": "shared", "gate_density": 1e-20}
 RESHAPING: dict[str, Any] = {"reorder_every": 2, "compact_every": 2}
 
 FULL = "ours, gates + order"
+NARROW = f"{FULL}, narrow"
+GRID_ORDER = "ours, grid + order"
 
 
 def ours(support: supports.Support, prior: dict[str, Any], **settings: Any) -> Recipe:
@@ -126,18 +129,15 @@ def ours(support: supports.Support, prior: dict[str, Any], **settings: Any) -> R
     return Recipe(priors.ThreeLayer(support=support, **prior), turbo(**settings), teachers=TEACHERS)
 
 
-def full(compression: float) -> Recipe:
+def full(compression: float, prior: dict[str, Any] = GATES, **settings: Any) -> Recipe:
     """The full method: row chains behind shared gates, re-ordering and compaction."""
-    return ours(CHAIN, GATES, compression=compression, gates_from=0.15, **RESHAPING)
+    return ours(CHAIN, prior, compression=compression, gates_from=0.15, **RESHAPING, **settings)
 
 
 def narrow(compression: float) -> Recipe:
     """The full method at 115 nats a unit, with a twentieth of the loss of a hidden one."""
     gates = GATES | {"gate_density": 1e-50}
-    recipe = ours(CHAIN, gates, compression=compression, gates_from=0.15, **RESHAPING)
-    assert isinstance(recipe.engine, engines.Turbo)
-    reduction = replace(UNSETTLED, unit_loss=0.05)
-    return replace(recipe, engine=replace(recipe.engine, reduction=reduction))
+    return full(compression, gates, reduction=replace(UNSETTLED, unit_loss=0.05))
 
 
 #: Our method, one ingredient more in every row; all with model reduction and teachers.
@@ -147,18 +147,18 @@ OURS: dict[str, Recipe] = {
     "ours, chain": ours(CHAIN, {}),
     "ours, chain, large": ours(CHAIN, {}, compression=0.3, compact_every=2),
     "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
-    "ours, grid + order, large": ours(GRID, {}, compression=1.2, **RESHAPING),
-    "ours, grid + order": ours(GRID, {}, compression=1.5, **RESHAPING),
+    f"{GRID_ORDER}, large": ours(GRID, {}, compression=1.2, **RESHAPING),
+    GRID_ORDER: ours(GRID, {}, compression=1.5, **RESHAPING),
     f"{FULL}, low error": full(0.2),
     f"{FULL}, largest": full(0.3),
     f"{FULL}, large": full(0.5),
     f"{FULL}, medium": full(0.7),
     FULL: full(1.0),
     f"{FULL}, small": full(2.0),
-    f"{FULL}, narrow": narrow(0.4),
+    NARROW: narrow(0.4),
     f"{FULL}, no teachers": replace(full(1.0), teachers=0),
     f"{FULL}, small, no teachers": replace(full(2.0), teachers=0),
-    f"{FULL}, narrow, no teachers": replace(narrow(0.4), teachers=0),
+    f"{NARROW}, no teachers": replace(narrow(0.4), teachers=0),
 }
 
 #: What tuning tries for the full method.

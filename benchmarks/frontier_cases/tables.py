@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,8 @@ def write_tables(
         cases: Names of cases.
         seeds: Seeds of the rows.
         protocol: How it was measured, for the tables' captions.
-        pictures: Whether to draw the frontier, and the supports of the networks that are kept.
+        pictures: Whether to draw the frontier, and the supports of the networks that are kept;
+            otherwise the pictures that are there stay.
 
     Returns:
         The files' paths.
@@ -153,10 +155,11 @@ def write_tables(
         for kind, make in kinds:
             result = make(case, seeds, protocol)
             if len(result["recipes"]) > (1 if kind else 0):
-                if pictures and not kind:
-                    result["pictures"] = _draw(case, result)
-                write_json(results_file(case, kind), result)
-                written.append(results_file(case, kind))
+                path = results_file(case, kind)
+                if not kind:
+                    result["pictures"] = _draw(case, result) if pictures else _drawn(path)
+                write_json(path, result)
+                written.append(path)
     return written
 
 
@@ -164,11 +167,21 @@ def _draw(case: str, result: dict[str, Any]) -> list[dict[str, str]]:
     """Draw what can be drawn of a case; files and their captions."""
     figure = plots.frontier(result)
     drawn = [{"file": plots.save(figure, f"frontier_{case}.svg"), "caption": FRONTIER_CAPTION}]
-    methods = plots.kept(case)
-    if methods:
-        file = plots.save(plots.supports(case, methods), f"supports_{case}.png")
+    networks = plots.pictured(case)
+    if networks:
+        file = plots.save(plots.supports(case, networks), f"supports_{case}.png")
         drawn.append({"file": file, "caption": SUPPORTS_CAPTION})
     return drawn
+
+
+def _drawn(path: Path) -> list[dict[str, str]]:
+    """The pictures that an earlier table of the case has."""
+    if not path.exists():
+        return []
+    pictures: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8")).get(
+        "pictures", []
+    )
+    return pictures
 
 
 __all__ = ["ablation_table", "found_runs", "results_file", "row", "table", "write_tables"]

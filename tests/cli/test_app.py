@@ -70,7 +70,7 @@ def test_the_package_runs_as_a_process(start: list[str]) -> None:
         check=True,
         timeout=300,
     )
-    assert [each["name"] for each in json.loads(done.stdout)["sets"]][:2] == ["digits", "mnist"]
+    assert [each["name"] for each in json.loads(done.stdout)["sets"]][:2] == ["digits", "diabetes"]
 
 
 def test_the_console_script_is_the_command_line() -> None:

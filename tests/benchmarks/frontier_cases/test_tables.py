@@ -109,8 +109,11 @@ def test_supports_of_kept_networks_are_drawn(folder: Path, monkeypatch: pytest.M
     files = [picture["file"] for picture in json.loads(path.read_text())["pictures"]]
     assert files == ["images/frontier_tiny.svg", "images/supports_tiny.png"]
     assert all((folder / file).stat().st_size > 0 for file in files)
-    figure = plots.supports(tiny.NAME, plots.kept(tiny.NAME))
+    figure = plots.supports(tiny.NAME, plots.pictured(tiny.NAME))
     assert len(figure.axes) == 2, "the full method was not trained"
     drawn = [int(axes.images[0].get_array().sum()) for axes in figure.axes]
     layers = list(found["layers"].values())
     assert drawn == [layer["kept"] for layer in layers[:2]]
+    (path,) = tables.write_tables([tiny.NAME], (0,), "")
+    kept = [picture["file"] for picture in json.loads(path.read_text())["pictures"]]
+    assert kept == files, "a table that draws nothing keeps them"

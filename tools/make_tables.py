@@ -22,7 +22,7 @@ import argparse
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,52 +135,74 @@ LEFT_OUT_OF_README = (
     "seconds",
     "epoch_cost_ratio_fused",
 )
+#: The benchmarks page: headings, and how the names of their results files begin.
+SECTIONS = {
+    "Error against size": ("frontier",),
+    "Priors and engines side by side": ("swap_priors", "lenet_300_100", "uci", "against_nuts"),
+    "What is known is found": ("structured_recovery", "gated_recovery", "relevant_inputs"),
+    "The network that is taken home": ("take_home",),
+    "Time and memory": ("message_passing", "module_b_share", "scaling"),
+    "Robustness": ("robustness",),
+}
 Result = Mapping[str, Any]
 
 
-def load_results(folder: Path) -> list[Result]:
+def load_results(folder: Path) -> dict[str, Result]:
     """Reads every results file of a folder.
 
     Args:
         folder: Where the JSON files are; it need not exist.
 
     Returns:
-        The files' objects in the order of their names.
+        The files' objects by the files' names, in the order of the benchmarks page.
 
     Raises:
-        ValueError: A file lacks one of `case`, `protocol`, `device` and `rows`.
+        ValueError: A file lacks one of `case`, `protocol`, `device` and `rows`, or has a name that
+            no section of the page is for.
     """
-    results: list[Result] = []
-    for path in sorted(folder.glob("*.json")):
+    results: dict[str, Result] = {}
+    for path in sorted(folder.glob("*.json"), key=_place):
         result = json.loads(path.read_text(encoding="utf-8"))
         missing = {"case", "protocol", "device", "rows"} - set(result)
         if missing:
             raise ValueError(f"{path.name} has no {', '.join(sorted(missing))}")
-        results.append(result)
+        results[path.stem] = result
     return results
 
 
-def render_results(results: Sequence[Result], *, brief: bool = False) -> str:
-    """One table a case, with its protocol, device and seeds below it.
+def _place(path: Path) -> tuple[int, int, str]:
+    """Section of a results file, place in it, and its name: the shorter the earlier."""
+    for section, beginnings in enumerate(SECTIONS.values()):
+        for place, beginning in enumerate(beginnings):
+            if path.stem.startswith(beginning):
+                return section, place, path.stem
+    raise ValueError(f"{path.name} belongs to no section of the benchmarks page: see SECTIONS")
+
+
+def render_readme(results: Iterable[Result]) -> str:
+    """The README's tables: medians of the columns that a reader compares first.
 
     Args:
         results: Objects in the format of this module's docstring.
-        brief: Whether to give medians alone, without the protocol and some columns.
 
     Returns:
         Markdown; without any result, one table row that says "not measured yet".
     """
-    if not results:
+    shown = [result for result in results if result.get("readme", True)]
+    if not shown:
         headings = [HEADINGS[key] for key in HEADINGS if key not in LEFT_OUT_OF_README]
         return table(headings, [["not measured yet"] + [""] * (len(headings) - 1)])
-    return "\n\n".join(_render_case(result, brief) for result in results)
+    return "\n\n".join(
+        f"**{result['case']}**\n\n{_figures(result, brief=True)}\n\n{_circumstances(result)}"
+        for result in shown
+    )
 
 
-def render_benchmarks(results: Sequence[Result]) -> str:
+def render_benchmarks(results: Mapping[str, Result]) -> str:
     """The benchmarks page.
 
     Args:
-        results: Objects in the format of this module's docstring.
+        results: What `load_results` gives.
 
     Returns:
         A Markdown page.
@@ -192,9 +214,22 @@ def render_benchmarks(results: Sequence[Result]) -> str:
         "Errors are those of the last epoch, never of the best one; every choice is made on a "
         "validation split of the training data. A cell with brackets is the median over the seeds "
         "and, in the brackets, the smallest and the largest value.",
-        render_results(results),
     ]
+    for section, beginnings in SECTIONS.items():
+        cases = [result for name, result in results.items() if name.startswith(beginnings)]
+        if cases:
+            parts += [f"## {section}", *map(_render_case, cases)]
     return "\n\n".join(parts) + "\n"
+
+
+def _render_case(result: Result) -> str:
+    """A case of the benchmarks page: pictures, table, and how it was measured, folded."""
+    images = [
+        f"![{picture['caption']}]({picture['file']})" for picture in result.get("pictures", [])
+    ]
+    protocol = f"{result['protocol'].rstrip('. ')}. {_circumstances(result)}"
+    measured = f'??? note "How it was measured"\n\n    {protocol[0].upper()}{protocol[1:]}'
+    return "\n\n".join([f"### {result['case']}", *images, _figures(result), measured])
 
 
 def render_gallery(root: Path) -> str:
@@ -249,10 +284,9 @@ def outputs(root: Path) -> dict[Path, str]:
     """
     folder = root / "benchmarks" / "results"
     results = load_results(folder)
-    short = [result for result in results if result.get("readme", True)]
     readme, scaling = root / "README.md", root / "docs" / "scaling.md"
     written = {
-        readme: _with_block(readme, render_results(short, brief=True)),
+        readme: _with_block(readme, render_readme(results.values())),
         root / "docs" / "benchmarks.md": render_benchmarks(results),
         root / "docs" / "gallery.md": render_gallery(root),
     }
@@ -294,22 +328,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(check and bool(stale))
 
 
-def _render_case(result: Result, brief: bool) -> str:
+def _figures(result: Result, *, brief: bool = False) -> str:
+    """The table of a case; brief: with medians alone, without some columns."""
     rows: list[Mapping[str, Any]] = list(result["rows"])
     present = {key for row in rows for key in row} - {"seeds"}
     if brief:
         chosen = result.get("readme", True)
         present &= set(chosen) if isinstance(chosen, list) else present - set(LEFT_OUT_OF_README)
     keys = [key for key in HEADINGS if key in present] + sorted(present - set(HEADINGS))
-    figures = table(
+    return table(
         [HEADINGS.get(key, key.replace("_", " ")) for key in keys],
         [[_cell(row.get(key), brief) for key in keys] for row in rows],
     )
-    protocol = "" if brief else result["protocol"].rstrip(". ") + ". "
-    caption = f"{protocol}{_seeds(rows)}Measured on: {result['device']}."
-    pictures = [] if brief else result.get("pictures", [])
-    images = [f"![{picture['caption']}]({picture['file']})" for picture in pictures]
-    return "\n\n".join([f"**{result['case']}**", figures, caption, *images])
+
+
+def _circumstances(result: Result) -> str:
+    return f"{_seeds(result['rows'])}Measured on: {result['device']}."
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -37,6 +37,7 @@ class Case:
         load: Loads the data with so many validation points.
         densities: Shares of weights at which magnitude pruning is measured.
         shares: Shares of parameters at which structured pruning is measured.
+        compared_at: Test error in percent at which methods' smallest networks are compared.
         target: Validation error in percent that a configuration may have to be chosen.
         pretraining: Epochs of plain Adam before any method.
         epochs: Epochs of every method.
@@ -48,6 +49,7 @@ class Case:
     load: Callable[[int], Splits]
     densities: tuple[float, ...]
     shares: tuple[float, ...]
+    compared_at: float
     target: float
     pretraining: int = 3
     epochs: int = 40
@@ -83,6 +85,7 @@ CASES: dict[str, Case] = {
         partial(_mnist, flat=True),
         densities=(0.05, 0.03, 0.02, 0.014, 0.01, 0.007, 0.005),
         shares=(0.5, 0.2, 0.1, 0.05),
+        compared_at=2.0,
         target=2.4,
     ),
     "lenet_5": Case(
@@ -91,6 +94,7 @@ CASES: dict[str, Case] = {
         partial(_mnist, flat=False),
         densities=(0.02, 0.01, 0.007, 0.005, 0.0035, 0.0025),
         shares=(0.1, 0.05, 0.02, 0.01),
+        compared_at=1.0,
         target=1.0,
         epochs=20,
     ),
@@ -100,6 +104,7 @@ CASES: dict[str, Case] = {
         partial(_cifar, points=50_000),
         densities=(0.2, 0.1, 0.05),
         shares=(0.2, 0.1),
+        compared_at=32.0,
         target=32.0,
         pretraining=5,
         epochs=20,
@@ -110,6 +115,7 @@ CASES: dict[str, Case] = {
         partial(_cifar, points=10_000),
         densities=(0.2, 0.1, 0.05),
         shares=(0.2, 0.1),
+        compared_at=40.0,
         target=40.0,
         pretraining=10,
         epochs=30,

@@ -26,6 +26,8 @@ from pyro_turbovbi.priors import GroupHorseshoe, GroupNormalJeffreys, LogUniform
 DENSE, MAGNITUDE = "dense Adam", "magnitude"
 CPLXMODULE, TORCH_PRUNING = "sparse VD (cplxmodule)", "torch-pruning"
 SPARSE_VD, GROUP_NJ, GROUP_HS = "sparse VD", "BC-GNJ", "BC-GHS"
+#: What follows the name of a method whose row is not of all seeds.
+PARTIAL = " (of seeds "
 LEARNING_RATES = (1e-3, 3e-3)
 
 
@@ -142,6 +144,14 @@ def method_of(case: str, name: str) -> Method:
     if colon:
         return CANDIDATES[method][candidate]
     return {**methods_of(case), **ablations_of(case)}[name]
+
+
+def family(method: str) -> str:
+    """A method without the size that it was given, as "magnitude, 1 %" or "ours, chain, large"."""
+    parts = method.split(", ")
+    if parts[0] == "ours":
+        return ", ".join(parts[:2])
+    return parts[0] if parts[-1].endswith("%") else method
 
 
 def choice(runs: Mapping[str, Mapping[str, Any]], target: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.frontier_cases import cases
 from benchmarks.frontier_cases.measure import cut
-from benchmarks.frontier_cases.methods import GROUP_HS, GROUP_NJ, MAGNITUDE, SPARSE_VD
+from benchmarks.frontier_cases.methods import GROUP_HS, GROUP_NJ, MAGNITUDE, SPARSE_VD, family
 from benchmarks.frontier_cases.recipes import FULL, GRID_ORDER, NARROW
 from benchmarks.frontier_cases.runs import Run, kept
 from benchmarks.frontier_cases.training import Trained
@@ -51,7 +51,7 @@ def frontier(result: Result) -> matplotlib.figure.Figure:
 
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     rows = [row for row in result["rows"] if _middle(row, "test_error_percent") <= _limit(result)]
-    families = list(dict.fromkeys(_family(row["method"]) for row in rows if "source" not in row))
+    families = list(dict.fromkeys(family(row["method"]) for row in rows if "source" not in row))
     for axes, (size, label) in zip(figure.subplots(1, 2, sharey=True), SIZES.items(), strict=True):
         for row in rows:
             if row.get(size) is not None:
@@ -77,10 +77,10 @@ def _mark(axes: Axes, row: Result, size: str, families: Sequence[str]) -> None:
             xytext=(4, 4), textcoords="offset points",
         )  # fmt: skip
         return
-    family = _family(row["method"])
-    colour = f"C{families.index(family)}"
+    name = family(row["method"])
+    colour = f"C{families.index(name)}"
     axes.errorbar(
-        x["median"], y["median"], _arms(y), _arms(x), fmt="o", color=colour, label=family,
+        x["median"], y["median"], _arms(y), _arms(x), fmt="o", color=colour, label=name,
         markersize=5, linewidth=0.8,
     )  # fmt: skip
 
@@ -97,14 +97,6 @@ def _middle(row: Result, column: str) -> float:
 
 def _limit(result: Result) -> float:
     return WORST * min(_middle(row, "test_error_percent") for row in result["rows"])
-
-
-def _family(method: str) -> str:
-    """A method without the size that it was given, as "magnitude, 1 %" or "ours, chain, large"."""
-    parts = method.split(", ")
-    if parts[0] == "ours":
-        return ", ".join(parts[:2])
-    return parts[0] if parts[-1].endswith("%") else method
 
 
 def supports(case: str, networks: Mapping[str, Trained]) -> matplotlib.figure.Figure:

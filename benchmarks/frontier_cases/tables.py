@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import stored, summary, write_json
-from benchmarks.frontier_cases import plots
+from benchmarks.frontier_cases import equal_error, plots
 from benchmarks.frontier_cases.anchors import ANCHORS
 from benchmarks.frontier_cases.cases import CASES
-from benchmarks.frontier_cases.methods import ablations_of, methods_of
+from benchmarks.frontier_cases.methods import PARTIAL, ablations_of, methods_of
 from benchmarks.frontier_cases.recipes import FULL
 from benchmarks.frontier_cases.runs import RESULTS, Run, measured_recipe
 
@@ -32,17 +32,6 @@ COLUMNS = {
     "quantised_error_percent": "quantised_error_percent",
     "cpu_seconds": "cpu_seconds",
 }
-
-#: What the README shows of a frontier.
-README_COLUMNS = [
-    "method",
-    "test_error_percent",
-    "weights_left_percent",
-    "structure",
-    "bytes",
-    "cpu_seconds",
-    "source",
-]
 
 FRONTIER_CAPTION = "Test error against size; bars are ranges over seeds, hollow markers published."
 SUPPORTS_CAPTION = "What is left of the first two weights, seed 0, hidden units re-ordered."
@@ -85,7 +74,6 @@ def table(case: str, seeds: Sequence[int], protocol: str) -> dict[str, Any]:
     runs = found_runs(case, methods_of(case), seeds)
     rows = [_with_missing(row(method, found), seeds) for method, found in runs.items()]
     return _result(f"Frontier: {CASES[case].title}", protocol, runs, rows) | {
-        "readme": README_COLUMNS,
         "rows": rows + [anchor.row() for anchor in ANCHORS.get(case, ())],
     }
 
@@ -102,7 +90,7 @@ def _with_missing(row: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     if len(row["seeds"]) == len(seeds):
         return row
     there = ", ".join(map(str, row["seeds"]))
-    return {**row, "method": f"{row['method']} (of seeds {there} alone)"}
+    return {**row, "method": f"{row['method']}{PARTIAL}{there} alone)"}
 
 
 def _result(
@@ -146,21 +134,30 @@ def write_tables(
     Returns:
         The files' paths.
     """
-    kinds: tuple[tuple[str, Callable[[str, Sequence[int], str], dict[str, Any]]], ...] = (
-        ("", table),
-        ("_ablation", ablation_table),
-    )
     written = []
     for case in cases:
-        for kind, make in kinds:
-            result = make(case, seeds, protocol)
-            if len(result["recipes"]) > (1 if kind else 0):
-                path = results_file(case, kind)
-                if not kind:
-                    result["pictures"] = _draw(case, result) if pictures else _drawn(path)
-                write_json(path, result)
-                written.append(path)
+        for kind, result in _tables_of(case, seeds, protocol):
+            path = results_file(case, kind)
+            if not kind:
+                result["pictures"] = _draw(case, result) if pictures else _drawn(path)
+            write_json(path, result)
+            written.append(path)
     return written
+
+
+def _tables_of(
+    case: str, seeds: Sequence[int], protocol: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tables of a case that have something to tell, each with its part of the file's name."""
+    frontier = table(case, seeds, protocol)
+    if frontier["recipes"]:
+        yield "", frontier
+    smallest = equal_error.table(frontier, CASES[case].compared_at)
+    if len(smallest["rows"]) > 1:
+        yield "_equal_error", smallest
+    ablation = ablation_table(case, seeds, protocol)
+    if len(ablation["recipes"]) > 1:
+        yield "_ablation", ablation
 
 
 def _draw(case: str, result: dict[str, Any]) -> list[dict[str, str]]:

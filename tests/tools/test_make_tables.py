@@ -45,26 +45,31 @@ def test_what_is_committed_is_what_the_generator_makes(tables: ModuleType, relat
 
 
 def test_no_results_give_one_honest_row(tables: ModuleType) -> None:
-    lines = tables.render_results([]).splitlines()
+    lines = tables.render_readme([]).splitlines()
     assert len(lines) == 3
     assert lines[2].startswith("| not measured yet |")
 
 
 def test_a_result_becomes_a_table_with_its_protocol(tables: ModuleType) -> None:
-    text = tables.render_results([RESULT])
-    lines = text.splitlines()
-    assert lines[0] == "**a case**"
-    assert lines[2] == (
-        "| method | test error, % | structure | clusters | epoch cost / plain Adam's | support f1 |"
-    )
-    assert lines[4] == "| chain | 2.00 (1.50 - 2.25) | 10-5-2 | 1,234 | - | 0.99 |"
-    assert lines[5] == "| adam | 1.00 | - | - | - | - |"
-    assert lines[7] == "Last epoch. Seeds: 0, 1, 2. Measured on: a processor."
+    lines = tables.render_benchmarks({"uci": RESULT}).splitlines()
+    start = lines.index("### a case")
+    assert lines[start - 2] == "## Priors and engines side by side"
+    assert lines[start + 2 :] == [
+        "| method | test error, % | structure | clusters | epoch cost / plain Adam's "
+        "| support f1 |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| chain | 2.00 (1.50 - 2.25) | 10-5-2 | 1,234 | - | 0.99 |",
+        "| adam | 1.00 | - | - | - | - |",
+        "",
+        '??? note "How it was measured"',
+        "",
+        "    Last epoch. Seeds: 0, 1, 2. Measured on: a processor.",
+    ]
 
 
 def test_the_readme_shows_medians_of_the_main_columns(tables: ModuleType) -> None:
     row = {"method": "chain", "bytes": 5, "clusters": {"median": 2, "min": 1, "max": 3}}
-    lines = tables.render_results([{**RESULT, "rows": [row]}], brief=True).splitlines()
+    lines = tables.render_readme([{**RESULT, "rows": [row]}]).splitlines()
     assert lines[2:5] == ["| method | clusters |", "| --- | --- |", "| chain | 2 |"]
     assert lines[6] == "Measured on: a processor.", "the protocol is on the benchmarks page"
 
@@ -72,14 +77,24 @@ def test_the_readme_shows_medians_of_the_main_columns(tables: ModuleType) -> Non
 def test_a_result_may_say_which_columns_the_readme_shows(tables: ModuleType) -> None:
     row = {"method": "chain", "bytes": 5, "clusters": 2}
     result = {**RESULT, "rows": [row], "readme": ["method", "bytes"]}
-    lines = tables.render_results([result], brief=True).splitlines()
+    lines = tables.render_readme([result]).splitlines()
     assert lines[2:5] == ["| method | file, bytes |", "| --- | --- |", "| chain | 5 |"]
-    assert "clusters" in tables.render_results([result])
+    assert "clusters" in tables.render_benchmarks({"uci": result})
+    assert "not measured yet" in tables.render_readme([{**RESULT, "readme": False}])
+
+
+def test_every_results_file_has_a_section(tables: ModuleType, tmp_path: Path) -> None:
+    for name in ("scaling", "uci", "frontier_b", "frontier_a"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(RESULT))
+    assert list(tables.load_results(tmp_path)) == ["frontier_a", "frontier_b", "uci", "scaling"]
+    (tmp_path / "other.json").write_text(json.dumps(RESULT))
+    with pytest.raises(ValueError, match=r"other\.json belongs to no section"):
+        tables.load_results(tmp_path)
 
 
 def test_a_file_without_a_protocol_is_refused(tables: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "broken.json").write_text(json.dumps({"case": "a", "device": "b", "rows": []}))
-    with pytest.raises(ValueError, match=r"broken\.json has no protocol"):
+    (tmp_path / "uci.json").write_text(json.dumps({"case": "a", "device": "b", "rows": []}))
+    with pytest.raises(ValueError, match=r"uci\.json has no protocol"):
         tables.load_results(tmp_path)
 
 

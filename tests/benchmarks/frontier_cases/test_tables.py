@@ -88,20 +88,6 @@ def test_the_frontier_shows_measured_and_published(folder: Path) -> None:
     assert len(texts) == 1, "the same picture every time"
 
 
-@pytest.mark.parametrize(
-    ("method", "family"),
-    [
-        ("magnitude, 1.4 %", "magnitude"),
-        ("magnitude + teachers, 1 %", "magnitude + teachers"),
-        ("ours, chain, large", "ours, chain"),
-        ("ours, gates + order", "ours, gates + order"),
-        ("mean field, from active", "mean field, from active"),
-    ],
-)
-def test_sizes_of_a_method_have_one_colour(method: str, family: str) -> None:
-    assert plots._family(method) == family
-
-
 def test_supports_of_kept_networks_are_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "PICTURED", ("magnitude, 20 %", FULL))
     found = result_of(Run(tiny.NAME, "magnitude, 20 %"))

@@ -39,6 +39,7 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         load,
         densities=(0.5, 0.2),
         shares=(0.5,),
+        compared_at=40.0,
         target=50.0,
         pretraining=1,
         epochs=2,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.frontier_cases.methods import DENSE, PARTIAL, family
+from benchmarks.frontier_cases.methods import DENSE, family
 
 #: What is compared at equal error: the error itself, sizes, and how regular the supports are.
 COLUMNS = (
@@ -50,7 +50,7 @@ def table(frontier: Mapping[str, Any], limit: float) -> dict[str, Any]:
     seeds = max((len(row.get("seeds", ())) for row in frontier["rows"]), default=0)
     smallest: dict[str, Row] = {}
     for row in frontier["rows"]:
-        name = _family(row)
+        name = family(row["method"])
         complete = len(row.get("seeds", ())) == seeds
         if name != DENSE and complete and _median(row, "test_error_percent") <= limit:
             smallest[name] = min(row, smallest.get(name, row), key=_left)
@@ -63,10 +63,6 @@ def table(frontier: Mapping[str, Any], limit: float) -> dict[str, Any]:
         "readme": list(README_COLUMNS),
         "rows": sorted(rows, key=_left),
     }
-
-
-def _family(row: Row) -> str:
-    return family(str(row["method"]).partition(PARTIAL)[0])
 
 
 def _median(row: Row, column: str) -> float:

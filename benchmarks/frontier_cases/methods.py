@@ -147,11 +147,11 @@ def method_of(case: str, name: str) -> Method:
 
 
 def family(method: str) -> str:
-    """A method without the size that it was given, as "magnitude, 1 %" or "ours, chain, large"."""
-    parts = method.split(", ")
+    """A method without its size, as "magnitude, 1 %" or "ours, chain, large", and without seeds."""
+    parts = method.partition(PARTIAL)[0].split(", ")
     if parts[0] == "ours":
         return ", ".join(parts[:2])
-    return parts[0] if parts[-1].endswith("%") else method
+    return parts[0] if parts[-1].endswith("%") else ", ".join(parts)
 
 
 def choice(runs: Mapping[str, Mapping[str, Any]], target: float) -> str:

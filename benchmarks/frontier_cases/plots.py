@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,9 @@ PICTURED = (
     NARROW,
 )
 #: Errors above so many times the lowest are left out of the plots.
-WORST = 4.0
+WORST = 2.0
+#: Markers of other methods, by family; all of ours are circles.
+MARKERS = "s^vDPX<>*"
 
 Result = Mapping[str, Any]
 
@@ -41,7 +43,8 @@ Result = Mapping[str, Any]
 def frontier(result: Result) -> matplotlib.figure.Figure:
     """Test error against weights left and against bytes, both sizes on logarithmic axes.
 
-    Medians with ranges over seeds, one colour a family of methods; hollow: published.
+    Medians with ranges over seeds; a colour and a line a family of methods, circles for ours and
+    other markers for others; hollow: published.
 
     Args:
         result: A results file of `tables.table`.
@@ -49,45 +52,74 @@ def frontier(result: Result) -> matplotlib.figure.Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(10.0, 4.6), layout="constrained")
     rows = [row for row in result["rows"] if _middle(row, "test_error_percent") <= _limit(result)]
-    families = list(dict.fromkeys(family(row["method"]) for row in rows if "source" not in row))
+    families: dict[str, list[Result]] = {}
+    for row in rows:
+        if "source" not in row:
+            families.setdefault(family(row["method"]), []).append(row)
+    styles = _styles(families)
     for axes, (size, label) in zip(figure.subplots(1, 2, sharey=True), SIZES.items(), strict=True):
+        for name, found in families.items():
+            _curve(axes, found, size, label=name, **styles[name])
         for row in rows:
-            if row.get(size) is not None:
-                _mark(axes, row, size, families)
+            if "source" in row and row.get(size) is not None:
+                _published(axes, row, size)
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", labelsize="small")
         axes.grid(alpha=0.3)
-    figure.axes[0].set(ylabel="test error, %", title=result["case"])
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize="small")
+    figure.axes[0].set(ylabel="test error, %")
+    figure.suptitle(result["case"])
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small"
+    )
     return figure
 
 
-def _mark(axes: Axes, row: Result, size: str, families: Sequence[str]) -> None:
-    x, y = row[size], row["test_error_percent"]
-    if "source" in row:
-        axes.plot(x, y, "o", color="black", fillstyle="none")
-        axes.annotate(
-            row["method"].removesuffix(" (published)"), (x, y), fontsize="x-small",
-            xytext=(4, 4), textcoords="offset points",
-        )  # fmt: skip
+def _styles(families: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every family: those of ours and those of others run separately."""
+    styles: dict[str, dict[str, Any]] = {}
+    ours = others = 0
+    for name in families:
+        if name.startswith("ours"):
+            styles[name] = {"color": f"C{ours}", "marker": "o", "linewidth": 1.6}
+            ours += 1
+        else:
+            marker = MARKERS[others % len(MARKERS)]
+            grey = str(0.25 + 0.1 * (others % 5))
+            styles[name] = {"color": grey, "marker": marker, "linewidth": 0.8}
+            others += 1
+    return styles
+
+
+def _curve(axes: Axes, rows: Sequence[Result], size: str, **style: Any) -> None:
+    """A family: its sizes in order, with their ranges."""
+    there = sorted((row for row in rows if row.get(size)), key=lambda row: _middle(row, size))
+    if not there:
         return
-    name = family(row["method"])
-    colour = f"C{families.index(name)}"
-    axes.errorbar(
-        x["median"], y["median"], _arms(y), _arms(x), fmt="o", color=colour, label=name,
-        markersize=5, linewidth=0.8,
+    x, y = ([_middle(row, key) for row in there] for key in (size, "test_error_percent"))
+    arms_x, arms_y = (
+        list(zip(*(_arms(row[key]) for row in there), strict=True))
+        for key in (size, "test_error_percent")
+    )
+    axes.errorbar(x, y, arms_y, arms_x, markersize=5, elinewidth=0.6, **style)
+
+
+def _published(axes: Axes, row: Result, size: str) -> None:
+    x, y = row[size], row["test_error_percent"]
+    axes.plot(x, y, "o", color="black", fillstyle="none")
+    axes.annotate(
+        row["method"].removesuffix(" (published)"), (x, y), fontsize="x-small",
+        xytext=(4, 4), textcoords="offset points",
     )  # fmt: skip
 
 
-def _arms(value: Mapping[str, float]) -> list[list[float]]:
+def _arms(value: Mapping[str, float]) -> tuple[float, float]:
     """Lengths of an error bar down and up."""
-    return [[value["median"] - value["min"]], [value["max"] - value["median"]]]
+    return value["median"] - value["min"], value["max"] - value["median"]
 
 
 def _middle(row: Result, column: str) -> float:

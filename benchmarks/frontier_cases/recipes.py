@@ -147,6 +147,7 @@ OURS: dict[str, Recipe] = {
     "ours, chain": ours(CHAIN, {}),
     "ours, chain, large": ours(CHAIN, {}, compression=0.3, compact_every=2),
     "ours, gates": ours(CHAIN, GATES, gates_from=0.15),
+    f"{GRID_ORDER}, largest": ours(GRID, {}, compression=0.8, **RESHAPING),
     f"{GRID_ORDER}, large": ours(GRID, {}, compression=1.2, **RESHAPING),
     GRID_ORDER: ours(GRID, {}, compression=1.5, **RESHAPING),
     f"{FULL}, low error": full(0.2),

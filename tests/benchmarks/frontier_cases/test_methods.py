@@ -15,6 +15,8 @@ from benchmarks.frontier_cases import methods
         ("ours, chain, large", "ours, chain"),
         ("ours, gates + order", "ours, gates + order"),
         ("mean field, from active", "mean field, from active"),
+        ("magnitude, 1 % (of seeds 0, 1 alone)", "magnitude"),
+        ("BC-GNJ (of seeds 0, 1 alone)", "BC-GNJ"),
         ("sparse VD (cplxmodule)", "sparse VD (cplxmodule)"),
     ],
 )

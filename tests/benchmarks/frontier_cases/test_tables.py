@@ -78,7 +78,7 @@ def test_the_frontier_shows_measured_and_published(folder: Path) -> None:
     figure = plots.frontier(tables.table(tiny.NAME, (0,), ""))
     left, size = figure.axes
     assert left.get_xscale() == size.get_xscale() == "log"
-    assert left.get_legend_handles_labels()[1] == ["magnitude", "magnitude", FULL]
+    assert left.get_legend_handles_labels()[1] == ["magnitude", FULL]
     assert [text.get_text() for text in left.texts] == ["VD"]
     assert [text.get_text() for text in size.texts] == ["RigL"]
     texts = set()

@@ -27,6 +27,11 @@ def buffers_kept(model: object) -> Iterator[None]:
             buffer.data.copy_(value)
 
 
+def of_distribution(error: ValueError) -> bool:
+    """Whether a distribution refuses its parameters: of a finite model, they are not finite."""
+    return "satisfy the constraint" in str(error)
+
+
 def local_param(name: str, parameter: nn.Parameter) -> Tensor:
     """Emit a Pyro param site whose value is `parameter` itself.
 

@@ -28,7 +28,7 @@ from pyro_turbovbi.engines.protocol import AnyEngine, Plan, Resumable
 from pyro_turbovbi.engines.turbo import Turbo
 from pyro_turbovbi.errors import NumericalError, TrainingWarning, UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
-from pyro_turbovbi.persistence.identity import Identity, described
+from pyro_turbovbi.persistence.identity import Identity, described, described_at_start
 from pyro_turbovbi.persistence.random_state import RandomSources
 from pyro_turbovbi.persistence.trees import Tree, snapshot
 from pyro_turbovbi.result import EpochRecord, Fit, History, support_probs
@@ -99,6 +99,7 @@ class Run:
         self.random = RandomSources(device, batches.generators)
         bnn.num_data = batches.num_data
         data, start = DataDigest(), start_digest(bnn.net)
+        self._likelihood = described_at_start(bnn.likelihood)
         self.example = check_data(bnn, data.reading(batches), device)
         self.training = Training(
             epochs=0,
@@ -227,7 +228,7 @@ class Run:
         aspects: dict[str, object] = {
             "engine": self.engine,
             "prior": bnn.prior,
-            "likelihood": bnn.likelihood,
+            "likelihood": self._likelihood,
             "net": bnn.net,
             "start weights": training.start,
             "data": training.data,
@@ -246,8 +247,7 @@ class Run:
         if self.world.alone:
             return
         first = DataDigest()
-        for _ in first.reading([self.example]):
-            pass
+        first.count(self.example)
         self.world.require_same(
             self.identity() | {"first batch": first.value},
             "the same script in all of them, with a seed set before the net and the data are made",
@@ -347,11 +347,12 @@ class Run:
         return self._result(self._seconds(), None)
 
     def _result(self, seconds: float, elbo: float | None) -> Fit:
+        posterior = self.engine.posterior(self.state)  # first: it brings the net up to date
         bnn = copy.deepcopy(self.bnn).eval()
         bnn.autocast = None
         return Fit(
             bnn=bnn,
-            posterior=self.engine.posterior(self.state),
+            posterior=posterior,
             history=History(self.history),
             engine_name=self.engine.name,
             elbo=elbo,

@@ -101,7 +101,8 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
     if isinstance(data, DataLoader):
         return _LoaderBatches(data)
     transform = data.transform if isinstance(data, TransformedTensors) and shuffle else None
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+    # A subclass of the user's may do something when a point is asked for.
+    if type(data) in (TensorDataset, TransformedTensors) and len(data.tensors) == 2:
         data = data.tensors
     if isinstance(data, Dataset):
         if _length(data) == 0:

@@ -377,7 +377,7 @@ def _tensors(arguments: tuple[Any, ...]) -> Iterator[Tensor]:
 def _rows(arguments: tuple[Any, ...], rows: slice) -> tuple[Any, ...]:
     return tuple(
         argument[rows] if isinstance(argument, Tensor)
-        else {name: value[rows] for name, value in argument.items()}
+        else dict(zip(argument, _rows(tuple(argument.values()), rows), strict=True))
         if isinstance(argument, Mapping) else argument
         for argument in arguments
     )  # fmt: skip

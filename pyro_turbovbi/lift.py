@@ -107,7 +107,8 @@ class BayesianNet(nn.Module):
         self.autocast: torch.dtype | None = None
         # Kept: walking the module tree at every step would cost a tenth of a small net's step.
         self._parameters_by_name = dict(self.net.named_parameters())
-        selected = prior.select(self._parameters_by_name, weight_matrices(self.net))
+        frozen = [n for n, p in self._parameters_by_name.items() if not p.requires_grad]
+        selected = prior.select(self._parameters_by_name, weight_matrices(self.net), frozen)
         self._priors = {
             name: chosen.bound_to(self._parameters_by_name[name].detach())
             for name, chosen in selected.items()

@@ -48,18 +48,18 @@ class DataDigest:
         self._sum = 0
 
     def reading(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches; each is counted as it passes."""
+        """The same batches; each is counted once its reader, who may refuse it, wants the next."""
         for batch in batches:
-            x = (
-                [batch.x]
-                if isinstance(batch.x, Tensor)
-                else [v for _, v in sorted(batch.x.items())]
-            )
-            for row in zip(*map(_rows, [*x, batch.y]), strict=True):
-                digest = hashlib.blake2b(b"".join(row), digest_size=_DIGITS // 2).digest()
-                # A sum, unlike a hash of hashes, is the same in every order.
-                self._sum += int.from_bytes(digest, "big")
             yield batch
+            self.count(batch)
+
+    def count(self, batch: Batch) -> None:
+        """Count the points of a batch, whose tensors have equally many rows."""
+        x = [batch.x] if isinstance(batch.x, Tensor) else [v for _, v in sorted(batch.x.items())]
+        for row in zip(*map(_rows, [*x, batch.y]), strict=True):
+            digest = hashlib.blake2b(b"".join(row), digest_size=_DIGITS // 2).digest()
+            # A sum, unlike a hash of hashes, is the same in every order.
+            self._sum += int.from_bytes(digest, "big")
 
     @property
     def value(self) -> str:

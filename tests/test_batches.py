@@ -230,3 +230,17 @@ def test_batch_size_is_positive() -> None:
     with pytest.raises(InvalidArgumentError) as error:
         as_batches((X, Y), batch_size=0, shuffle=False)
     assert str(error.value) == "batch_size is out of range; given: 0; accepted: 1, 2, ..."
+
+
+class Doubled(TensorDataset):
+    """Does something of its own when a point is asked for."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        x, y = super().__getitem__(index)
+        return 2.0 * x, y
+
+
+def test_data_sets_derived_from_tensors_are_asked_for_their_points() -> None:
+    x, y = as_tensors(Doubled(X, Y))
+    assert torch.equal(x, 2.0 * X)  # type: ignore[arg-type]
+    assert torch.equal(y, Y)

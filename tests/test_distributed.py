@@ -206,10 +206,13 @@ def test_one_process_alone_is_the_trivial_world() -> None:
 @pytest.mark.parametrize(("rows", "size"), [(7, 3), (3, 3), (64, 5)])
 def test_parts_make_up_the_batch(rows: int, size: int) -> None:
     x, y = {"a": torch.randn(rows, 2), "b": torch.randn(rows)}, torch.arange(rows)
-    parts = [World(rank, size).part((x, y, "other")) for rank in range(size)]
+    parts = [World(rank, size).part((x, y, "other", {"y": y, "n": 3})) for rank in range(size)]
     assert torch.equal(torch.cat([part.arguments[1] for part in parts]), y)
     for name, value in x.items():
         assert torch.equal(torch.cat([part.arguments[0][name] for part in parts]), value)
+    for part in parts:
+        assert part.arguments[3]["n"] == 3
+        assert torch.equal(part.arguments[3]["y"], part.arguments[1])
     lengths = [len(part.arguments[1]) for part in parts]
     assert max(lengths) - min(lengths) <= 1
     assert all(part.divided and part.arguments[2] == "other" for part in parts)

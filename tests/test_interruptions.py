@@ -170,6 +170,30 @@ def test_checkpoints_change_nothing_of_a_training(tmp_path: Path) -> None:
         assert_same(whole, train(kept))
 
 
+def test_a_score_on_other_data_leaves_a_narrow_net_as_it_is(tmp_path: Path) -> None:
+    """Its batch statistics above all, which data far from the training's would spoil."""
+    engine = engines.Turbo(compact_every=2, compression=3.0)
+    x = torch.cat([X, 0.01 * X], 1)
+    options: dict[str, Any] = {
+        "epochs": 30, "engine": engine, "source": (x, Y), "batch_size": 32
+    }  # fmt: skip
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(10, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 2))
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.ThreeLayer())
+    narrow: list[bool] = []
+
+    class Watched(engines.Turbo):
+        def evaluate(self, state: Any, batch: Any) -> float:
+            narrow.append(state.active is not state.whole)
+            return super().evaluate(state, batch)
+
+    watched = Watched(compact_every=2, compression=3.0)
+    kept = ptv.Checkpoints(tmp_path, validation=(x[:20] + 7.0, Y[:20]))
+    whole = train(bnn=bnn, **options)
+    assert_same(whole, train(kept, bnn=bnn, **options | {"engine": watched}))
+    assert any(narrow), "no score was one of a narrow net"
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_writing_and_taking_up_have_no_side_effects(name: str, tmp_path: Path) -> None:
     engine, prior = ENGINES[name]

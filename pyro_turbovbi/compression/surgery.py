@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyro_turbovbi._tensors import named_tensors, replace_tensor
 from pyro_turbovbi.errors import ShapeError
 
 Kept = tuple[Tensor | None, ...]
@@ -75,8 +75,7 @@ def _add_bias(net: nn.Module, name: str) -> None:
 
 def _narrow(net: nn.Module, name: str, kept: Kept) -> None:
     """Replaces a tensor under all its names by its kept part."""
-    named: dict[str, Tensor] = dict(net.named_parameters(remove_duplicate=False))
-    named |= dict(net.named_buffers(remove_duplicate=False))
+    named = named_tensors(net)
     if name not in named or named[name].ndim != len(kept):
         raise ShapeError(
             "the network does not have a tensor that is to be cut",
@@ -91,13 +90,7 @@ def _narrow(net: nn.Module, name: str, kept: Kept) -> None:
                 given=f"size {old.shape[dim]} along dim {dim}",
                 accepted=f"more than {int(places.max())}",
             )
-    new = narrowed(old.detach(), kept)
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    for other, tensor in named.items():
-        if tensor is old:
-            path, _, attribute = other.rpartition(".")
-            _put(net.get_submodule(path), attribute, new)
+    replace_tensor(net, name, narrowed(old.detach(), kept))
 
 
 def narrowed(tensor: Tensor, kept: Kept) -> Tensor:
@@ -114,14 +107,6 @@ def narrowed(tensor: Tensor, kept: Kept) -> Tensor:
         if places is not None:
             tensor = tensor.index_select(dim, places.to(tensor.device))
     return tensor.clone()
-
-
-def _put(module: nn.Module, attribute: str, tensor: Tensor) -> None:
-    # Not setattr: a parametrised module would run the inverse of its parametrisation.
-    registry: dict[str, Any] = (
-        module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
-    )
-    registry[attribute] = tensor
 
 
 def _resize(module: nn.Module) -> None:

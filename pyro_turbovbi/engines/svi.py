@@ -16,7 +16,7 @@ from pyro.infer import autoguide as autoguides
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from pyro_turbovbi._pyro import buffers_kept
+from pyro_turbovbi._pyro import buffers_kept, of_distribution
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.engines._latents import (
     Sites,
@@ -350,7 +350,7 @@ def _guarded(
         except (ValueError, NumericalError) as error:
             for parameter in parameters.values():
                 parameter.grad = None  # Pyro adds to what it finds
-            if isinstance(error, NumericalError) or "satisfy the constraint" not in str(error):
+            if isinstance(error, NumericalError) or not of_distribution(error):
                 raise
             given = str(error).partition("\n")[0]
             raise _not_finite("a parameter of a distribution", given) from error

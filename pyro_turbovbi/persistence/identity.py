@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import nn
+
+from pyro_turbovbi.training import start_digest
 
 #: Text by aspect of a training: engine, prior, data, ...
 Identity = dict[str, str]
@@ -40,6 +43,16 @@ def described(value: object) -> str:
     if isinstance(value, nn.Module):
         return f"{_name(type(value))}: {_ADDRESS.sub('', repr(value))}"
     return _name(value if hasattr(value, "__qualname__") else type(value))
+
+
+def described_at_start(module: nn.Module) -> str:
+    """A module before it is trained: its class, its settings, and a digest of its tensors.
+
+    Settings are the attributes that have the names of its class's arguments.
+    """
+    names = inspect.signature(type(module)).parameters
+    settings = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    return f"{_name(type(module))}({_listed(settings)}), {start_digest(module)}"
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -58,7 +59,8 @@ class RandomSources:
         before, digests = self.state(), []
         for _ in range(2):
             digest = DataDigest()
-            next(digest.reading(batches), None)
+            for batch in islice(batches, 1):
+                digest.count(batch)
             digests.append(digest.value)
             self.restore(before)
         return digests[0] == digests[1]

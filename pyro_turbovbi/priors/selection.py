@@ -23,30 +23,44 @@ class BySite:
     patterns: tuple[tuple[str, Prior | None], ...]
     default: Prior | None
 
-    def select(self, names: Iterable[str], matrices: Iterable[str]) -> dict[str, Prior]:
+    def select(
+        self, names: Iterable[str], matrices: Iterable[str], frozen: Iterable[str] = ()
+    ) -> dict[str, Prior]:
         """Assign priors to parameters.
 
         Args:
             names: All parameter names of the net.
             matrices: Those that get the default prior (weight matrices of linear, convolution,
                 attention layers).
+            frozen: Those that are not to be trained: no prior is put on them.
 
         Returns:
             Prior by parameter name, in the order of `names`; parameters without a prior are left
             out.
 
         Raises:
-            SiteError: if a pattern matches no parameter; the message lists the names.
+            SiteError: if a pattern matches no parameter, or a prior is for none but frozen ones;
+                the message lists the names.
         """
-        names, matrices = list(names), set(matrices)
-        for pattern, _ in self.patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
+        names, matrices, frozen = list(names), set(matrices), set(frozen)
+        for pattern, prior in self.patterns:
+            matched = {name for name in names if fnmatchcase(name, pattern)}
+            if not matched:
                 raise SiteError(
                     "a prior is declared for a parameter that the net does not have",
                     given=pattern,
                     accepted=f"a name or shell-style pattern of {', '.join(names)}",
                 )
-        chosen = {name: self._prior_of(name, name in matrices) for name in names}
+            if prior is not None and matched <= frozen:
+                raise SiteError(
+                    "a prior is declared for a parameter that is frozen (requires_grad=False)",
+                    given=pattern,
+                    accepted="parameters that are trained: "
+                    + ", ".join(name for name in names if name not in frozen),
+                )
+        chosen = {
+            name: self._prior_of(name, name in matrices) for name in names if name not in frozen
+        }
         return {name: prior for name, prior in chosen.items() if prior is not None}
 
     def _prior_of(self, name: str, is_matrix: bool) -> Prior | None:
@@ -62,7 +76,8 @@ def by_site(patterns: Mapping[str, Prior | None], default: Prior | None = None) 
     Args:
         patterns: ``{pattern: prior}``; shell-style patterns (``*``, ``?``, ``[seq]``) over the
             names of ``net.named_parameters()``. The first matching pattern wins. None trains the
-            parameter as a point.
+            parameter as a point. Parameters that are frozen (``requires_grad=False``) stay as they
+            are, whatever a pattern says.
         default: Prior of weight matrices that no pattern matches; None (default) trains them as
             points.
 

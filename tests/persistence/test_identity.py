@@ -14,7 +14,7 @@ from pyro.optim import PyroOptim
 from torch import nn
 
 from pyro_turbovbi import engines, likelihoods, priors, supports
-from pyro_turbovbi.persistence.identity import described, differences
+from pyro_turbovbi.persistence.identity import described, described_at_start, differences
 
 
 def guide(model: object) -> None:
@@ -86,3 +86,18 @@ def test_the_text_is_the_same_in_another_process() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert other.stdout == "\n".join(described(subject) for subject in SUBJECTS.values())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        likelihoods.Gaussian(0.2, learn=False),
+        likelihoods.Gaussian(0.1),
+        likelihoods.Gaussian(0.1, learn=False, heteroscedastic=True),
+        likelihoods.Poisson(),
+    ],
+)
+def test_likelihoods_of_other_settings_differ(other: likelihoods.Likelihood) -> None:
+    first = described_at_start(likelihoods.Gaussian(0.1, learn=False))
+    assert first == described_at_start(likelihoods.Gaussian(0.1, learn=False))
+    assert first != described_at_start(other)

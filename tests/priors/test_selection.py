@@ -69,3 +69,17 @@ def test_example_of_the_docstring() -> None:
     result = doctest.testmod(selection)
     assert result.attempted
     assert not result.failed
+
+
+def test_frozen_parameters_get_no_prior() -> None:
+    frozen = ["body.0.weight", "body.0.bias"]
+    chosen = by_site({"body.*": SMALL}, WIDE).select(NAMES, MATRICES, frozen)
+    assert chosen == {"body.10.weight": SMALL, "head.weight": WIDE}
+    assert by_site({"body.0.*": None}).select(NAMES, MATRICES, frozen) == {}
+    message = (
+        "a prior is declared for a parameter that is frozen (requires_grad=False); given: "
+        "body.0.*; accepted: parameters that are trained: body.10.weight, head.weight"
+    )
+    with pytest.raises(SiteError) as error:
+        by_site({"body.0.*": SMALL}).select(NAMES, MATRICES, frozen)
+    assert str(error.value) == message

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_turbovbi._pyro import buffers_kept
+from pyro_turbovbi._tensors import replace_tensor
 from pyro_turbovbi.batches import Batch, Inputs
 from pyro_turbovbi.coupling import INPUT, Couplings, Member
 from pyro_turbovbi.engines.turbo.site import Place, ThreeLayerSite
@@ -171,7 +173,7 @@ class NarrowNet(BayesianNet):
     def __init__(self, whole: BayesianNet, selection: Selection) -> None:
         net = copy.deepcopy(whole.net)
         for name, tensor in (*whole.net.named_parameters(), *whole.net.named_buffers()):
-            _replace(net, name, selection.gather(name, tensor.detach()))
+            replace_tensor(net, name, selection.gather(name, tensor.detach()))
         super().__init__(net, whole.likelihood, whole.prior)
         # The priors are those of the whole weights: their scales must not follow the fan-in.
         self._priors = {name: site.prior for name, site in whole.sites.items()}
@@ -186,14 +188,6 @@ class NarrowNet(BayesianNet):
             assert isinstance(x, Tensor)
             x = x.index_select(1, self._inputs.to(x.device))
         return super().output(weights, x)
-
-
-def _replace(net: nn.Module, name: str, value: Tensor) -> None:
-    path, _, attribute = name.rpartition(".")
-    module = net.get_submodule(path)
-    old = getattr(module, attribute)
-    new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
-    setattr(module, attribute, new)
 
 
 class NarrowTurbo(TurboVBI):
@@ -224,7 +218,8 @@ class NarrowTurbo(TurboVBI):
             place = Place(shape, selection.index(old.name, shape))
             self.sites[old.name] = whole.sites[old.name].narrowed(place, new)
         self.gates = whole.gates  # passes messages over whole weights in both runs
-        self._others = self._other_parameters(*batch)
+        with buffers_kept(net):
+            self._others = self._other_parameters(*batch)
         self._optimizer = self._make_optimizer()
         self._base_rates = list(whole._base_rates)
         self._move_moments(write_back=False)

@@ -117,8 +117,9 @@ class Turbo(TurboSettings):
         """See `Engine.evaluate`."""
         if isinstance(state, LinearGaussianState):
             return state.loss(_tensor(batch), batch.y)
-        run = state.active if isinstance(state, RestructuringTurbo) else state
-        return run.evaluate_loss(*batch)
+        if isinstance(state, RestructuringTurbo):
+            return state.evaluate_loss(batch)
+        return state.evaluate_loss(*batch)
 
     def finish(self, state: TurboState) -> None:
         """Bring the supports up to date with the last q(w)."""

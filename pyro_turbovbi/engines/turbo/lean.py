@@ -392,7 +392,7 @@ def _random_state(device: torch.device) -> Tensor:
 
 
 def _normal_like(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    return torch.empty_like(like).normal_(generator=generator)
 
 
 __all__ = ["LeanGatedSpikeSlab", "LeanSite", "LeanSpikeSlab", "LeanTurboVBI"]

@@ -78,6 +78,18 @@ class RestructuringTurbo:
             self._restructure(batch)
         return self.active.step(*batch)
 
+    def evaluate_loss(self, batch: Batch) -> float:
+        """See `TurboVBI.evaluate_loss`; the narrow net is in the mode of the whole one."""
+        whole, active = self.whole.model, self.active.model
+        assert isinstance(whole, BayesianNet)
+        assert isinstance(active, BayesianNet)
+        training = active.training
+        active.train(whole.training)
+        try:
+            return self.active.evaluate_loss(*batch)
+        finally:
+            active.train(training)
+
     def finish(self) -> None:
         """Go back to the whole net, with everything that left it inactive."""
         self.update_whole()

@@ -14,7 +14,7 @@ from pyro.optim import PyroOptim
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_turbovbi._pyro import buffers_kept
+from pyro_turbovbi._pyro import buffers_kept, of_distribution
 from pyro_turbovbi.distributed import ALONE, World
 from pyro_turbovbi.engines._optimizers import load_optimizer, optimizer_state, scale_rates
 from pyro_turbovbi.engines.turbo import optimizer, sharding
@@ -158,7 +158,9 @@ class TurboVBI:
         draw = self._begin_step()
         try:
             log_joint = self._own_log_joint(draw.weights, *args, **kwargs)
-        except ValueError as error:  # Pyro refuses the parameters of a distribution
+        except ValueError as error:
+            if not of_distribution(error):
+                raise
             raise self._not_finite(str(error).partition(":")[0]) from error
         for parameter in self._others:
             parameter.grad = None
@@ -379,10 +381,11 @@ class TurboVBI:
         """This process's part of the log joint: all of it where there is no other process."""
         if self.world.alone:
             return self._log_joint(weights, *args, **kwargs)
-        part = self.world.part(args)
+        part = self.world.part((*args, kwargs))
         device = next(iter(weights.values())).device
         with self.world.apart(part, device, self.steps_done):
-            return part.share * self._log_joint(weights, *part.arguments, **kwargs)
+            *args_here, kwargs_here = part.arguments
+            return part.share * self._log_joint(weights, *args_here, **kwargs_here)
 
     @torch.no_grad()
     def _add_up(self, log_joint: Tensor, draw: _Draw) -> None:

@@ -14,6 +14,7 @@ from pyro_turbovbi.engines import TurboSettings
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.engines.turbo.compaction import NarrowNet, NarrowTurbo, select
 from pyro_turbovbi.engines.turbo.restructuring import RestructuringTurbo
+from pyro_turbovbi.engines.turbo.restructuring import masks_of as run_masks
 from pyro_turbovbi.engines.turbo.site import ThreeLayerSite
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
@@ -236,3 +237,45 @@ def test_what_cannot_be_compacted_is_refused() -> None:
         ptv.fit(bnn, (x, y), engine=engine, epochs=1, progress=False)
     with pytest.raises(InvalidArgumentError, match="compact_every"):
         engines.Turbo(compact_every=0)
+
+
+def test_tied_weights_stay_tied() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5), nn.Linear(5, 3)
+    )
+    net[4].weight = net[2].weight
+    bnn, batch = lifted(net), batch_for(net)
+    run = TurboVBI(bnn)
+    run.setup(*batch)
+    for site in run.sites.values():
+        assert isinstance(site, ThreeLayerSite)
+        site.probs = torch.ones_like(site.probs)
+    run.sites["0.weight"].probs[:, 2] = 0.0  # a dead input
+    for name in ("2.weight", "5.weight"):
+        run.sites[name].probs[:, 1] = 0.0  # a dead unit of all hidden layers, which share theirs
+    groups = couplings(bnn.net, list(masks_of(net)))
+    narrow = NarrowTurbo(run, select(groups, run_masks(run), batch.x.shape), batch)
+    small = narrow.model.net
+    assert small[4].weight is small[2].weight
+    assert small[4].weight.shape == (4, 4)
+    for _ in range(4):
+        narrow.step(*batch)
+    narrow.write_back()
+    outputs = [
+        model.eval().output({f.name: f.loc.detach() for f in guide}, batch.x)
+        for model, guide in ((narrow.model, narrow.guide), (bnn, run.guide))
+    ]
+    assert torch.allclose(*outputs, atol=1e-6)
+
+
+def test_narrowing_does_not_train_batch_statistics() -> None:
+    net = convolutional()
+    bnn, batch = lifted(net), batch_for(net)
+    run = TurboVBI(bnn)
+    run.setup(*batch)
+    groups = couplings(bnn.net, list(masks_of(net)))
+    narrow = NarrowTurbo(run, select(groups, masks_of(net), batch.x.shape), batch)
+    assert isinstance(narrow.model, NarrowNet)
+    assert narrow.model.net[1].num_batches_tracked == 0
+    assert torch.equal(narrow.model.net[1].running_mean, net[1].running_mean)

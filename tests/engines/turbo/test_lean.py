@@ -211,3 +211,16 @@ def test_what_cannot_be_lean_says_so(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match="lean") as error:
         Turbo(lean=True, **settings)
     assert isinstance(error.value, TurboVBIError)
+
+
+def test_noise_comes_in_pairs_whatever_the_layout_of_a_weight() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2))
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=CHAIN)
+    run = LeanTurboVBI(bnn, settings=TurboSettings(**SETTINGS))
+    run.setup(torch.randn(8, 2, 4, 4), torch.arange(8) % 2)
+    drawn = run._training_noise()
+    run.steps_done += 1
+    for noise, mirrored in zip(drawn, run._training_noise(), strict=True):
+        assert torch.equal(noise, -mirrored)

@@ -286,6 +286,15 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
         assert torch.equal(old, parameter.detach())
 
 
+def test_other_errors_of_the_model_stay_what_they_are() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.Normal(1.0))
+    engine = TurboVBI(bnn)
+    with pytest.raises(ValueError, match="more than 1 value per channel") as error:
+        engine.step(torch.ones(1, 2), torch.zeros(1, dtype=torch.long))
+    assert not isinstance(error.value, NumericalError)
+
+
 # The method's pitfalls, on a problem whose truth is known: 4 of 40 inputs matter, 10 are always
 # zero.
 

@@ -36,16 +36,18 @@ def compress_fit(
             _check_points(fit, x, y, validation)
     device = next(fit.bnn.net.parameters()).device
     net, masks = fit.mean_net(), fit.masks(keep)
+    inputs = x[:VERIFIED_ROWS].to(device)
     if reorder_units:
-        ordered = reorder(net, masks)
+        ordered = reorder(net, masks, inputs)
         net, masks, scales = ordered.net, ordered.masks, ordered.arrange(scales)
-    small = compress(net, masks, x[:VERIFIED_ROWS].to(device), scales=scales)
+    likelihood = fit.bnn.likelihood
+    small = compress(net, masks, inputs, scales=scales, likelihood=likelihood)
     if settings is None:
         return small
     return fine_tune(
         small,
         data if isinstance(data, TransformedTensors) else (x, y),
-        fit.bnn.likelihood,
+        likelihood,
         settings=settings,
         validation=validation,
         soft_targets=_soft_targets(fit, x, settings) if settings.distil else None,

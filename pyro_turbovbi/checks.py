@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_turbovbi.batches import Batch, Inputs, to_device
 from pyro_turbovbi.errors import InvalidDataError, ShapeError, TurboVBIError, UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
+from pyro_turbovbi.likelihoods import Likelihood
 
 
 @torch.no_grad()
@@ -40,6 +41,29 @@ def check_data(bnn: BayesianNet, batches: Iterable[Batch], device: torch.device)
     if first is None:
         raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
     return first
+
+
+def check_targets(likelihood: Likelihood, y: Tensor, output: Tensor) -> None:
+    """Hold targets against the outputs that they belong to.
+
+    What does not fit would often broadcast, and give numbers that mean nothing.
+
+    Args:
+        likelihood: What the outputs mean.
+        y: Targets, shape [points, ...].
+        output: The net's outputs, shape [points, ...].
+
+    Raises:
+        InvalidDataError: if a target is outside the likelihood's domain.
+        ShapeError: if the targets do not fit the outputs.
+    """
+    if y.dim() == 0 or len(y) != len(output):
+        raise ShapeError(
+            "targets and outputs have different numbers of rows",
+            given=f"targets {tuple(y.shape)}, output {tuple(output.shape)}",
+            accepted="one target per output",
+        )
+    likelihood.check(y, output)
 
 
 def _check_finite(x: Inputs) -> None:

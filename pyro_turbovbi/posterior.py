@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.batches import Inputs, num_rows
+from pyro_turbovbi.checks import check_targets
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.likelihoods import Likelihood
 from pyro_turbovbi.priors.base import Moments
@@ -170,12 +171,22 @@ class Prediction:
         return self.mean
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """Log predictive density of targets, ln mean_s p(y | x, w_s), in nats; shape [batch]."""
+        """Log predictive density of targets, ln mean_s p(y | x, w_s), in nats; shape [batch].
+
+        Raises:
+            InvalidDataError, ShapeError: if the targets do not fit the likelihood and the outputs.
+        """
         return self.log_likelihood(y).logsumexp(0) - torch.tensor(float(len(self.outputs))).log()
 
     def log_likelihood(self, y: Tensor) -> Tensor:
-        """Log density ln p(y | x, w_s) under every draw s, in nats; shape [draws, batch]."""
-        target = self.likelihood.prepare(y.to(self.outputs.device), self.outputs[0])
+        """Log density ln p(y | x, w_s) under every draw s, in nats; shape [draws, batch].
+
+        Raises:
+            InvalidDataError, ShapeError: if the targets do not fit the likelihood and the outputs.
+        """
+        y = y.to(self.outputs.device)
+        check_targets(self.likelihood, y, self.outputs[0])
+        target = self.likelihood.prepare(y, self.outputs[0])
         terms = [self.likelihood.distribution(output).log_prob(target) for output in self.outputs]
         return torch.stack(terms)
 

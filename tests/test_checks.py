@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import pyro_turbovbi as ptv
 from pyro_turbovbi import likelihoods, priors
 from pyro_turbovbi.batches import Batch, as_batches
-from pyro_turbovbi.checks import check_data
+from pyro_turbovbi.checks import check_data, check_targets
 from pyro_turbovbi.errors import InvalidDataError, ShapeError, UnsupportedError
 
 CPU = torch.device("cpu")
@@ -162,3 +162,16 @@ def test_a_net_returns_one_tensor() -> None:
 def test_targets_that_do_not_fit() -> None:
     with pytest.raises(ShapeError, match="targets do not fit the network's output"):
         look(nn.Linear(4, 3), (X, Y[:, None]))
+
+
+def test_targets_are_held_against_outputs() -> None:
+    categorical, output = likelihoods.Categorical(), torch.randn(10, 3)
+    check_targets(categorical, Y, output)
+    check_targets(categorical, output.softmax(1), output)
+    for y in (Y[:1], Y[:9], Y[0]):
+        with pytest.raises(ShapeError, match="different numbers of rows; given: targets"):
+            check_targets(categorical, y, output)
+    with pytest.raises(ShapeError, match="targets do not fit the network's output"):
+        check_targets(categorical, Y[:, None], output)
+    with pytest.raises(InvalidDataError, match="class labels have the wrong type"):
+        check_targets(categorical, Y.float(), output)

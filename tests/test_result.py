@@ -149,6 +149,23 @@ def test_compress_hands_the_posteriors_scales_on() -> None:
     assert fit.compress(x).scales == {}, "a law without a second moment"
 
 
+def test_compress_hands_the_likelihood_on_with_its_noise() -> None:
+    x = torch.randn(40, 4)
+    likelihood = likelihoods.Gaussian(0.3)
+    bnn = ptv.lift(nn.Linear(4, 1), likelihood=likelihood, prior=priors.Normal())
+    fit = ptv.fit(bnn, (x, x[:, 0]), engine=engines.MAP(lr=0.1), epochs=2, progress=False)
+    learned = fit.bnn.likelihood
+    assert isinstance(learned, likelihoods.Gaussian)
+    small = fit.compress(x)
+    assert isinstance(small.likelihood, likelihoods.Gaussian)
+    assert small.likelihood is not learned
+    assert small.likelihood.scale == learned.scale != 0.3
+    how = small.quantise((x, x[:, 0]), tolerance=0.01).quantisation
+    assert how is not None
+    exact = fit.predict(x, num_samples=0).log_prob(x[:, 0]).mean().detach()
+    assert how.loss_exact == pytest.approx(-float(exact), rel=1e-5)
+
+
 def separable(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, 4, generator=generator)

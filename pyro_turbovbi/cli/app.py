@@ -165,7 +165,7 @@ def compress(
         typer.Option(
             min=0.0,
             metavar="X",
-            help="Round weights: the validation loss (nats; RMSE of a regression) may grow by X.",
+            help="Round weights: the validation NLL may grow by X nats a data point.",
         ),
     ] = None,
     uncertainty: Annotated[

@@ -51,8 +51,8 @@ def compress_run(
     Args:
         directory: The run.
         out: The file; None: `net.ptv` in the run.
-        tolerance: Round the weights as far as the loss on the validation data grows by this at
-            most; None: every value stays exact.
+        tolerance: Round the weights as far as the mean negative log-likelihood of the validation
+            data grows by at most this, in nats a data point; None: every value stays exact.
         uncertainty: Whether the standard deviations travel along.
         reorder: Whether to put similar units next to each other first.
 

@@ -64,8 +64,8 @@ class Compressed:
         example: Some of the inputs that the network was checked on.
         masks_before: The masks before the cut: original parameter name to boolean tensor of the
             original parameter's shape.
-        likelihood: What the outputs mean, with the noise that belongs to them, after fine-tuning;
-            None without.
+        likelihood: What the outputs mean, with the noise that belongs to them; None where
+            `compress` was not told.
         ordinary: Of a result of `accelerate`, the network with its ordinary layers, which is what
             is saved, exported and quantised; None for others.
     """
@@ -210,8 +210,9 @@ class Compressed:
 
         Args:
             validation: Data (x, y) that the fit has not seen.
-            tolerance: By how much the loss may grow, in its units.
-            loss: Maps outputs and targets of all points to a scalar. Default: the cross entropy in
+            tolerance: By how much the loss may grow, in its units: nats a data point by default.
+            loss: Maps outputs and targets of all points to a scalar. Default: the mean negative
+                log-likelihood in nats a data point; without a `likelihood` the cross entropy in
                 nats for integer targets (outputs are logits), otherwise the root mean square error.
                 `diagnostics.error_rate` counts errors, which on few points is a matter of luck.
 
@@ -220,15 +221,19 @@ class Compressed:
                 deviation is that from the masked network on the validation inputs.
 
         Raises:
-            UnsupportedError: If the extra `compress` is not installed.
+            UnsupportedError: If the extra `compress` is not installed, or the network does not
+                return one tensor.
             InvalidArgumentError: If the tolerance is negative, or the network has several inputs.
+            InvalidDataError, ShapeError: If the targets do not fit the likelihood (without one, the
+                outputs), or the loss of the exact network is not finite.
             VerificationError: If even the finest rounding costs more.
         """
         x, y = as_tensors(validation)
         if not isinstance(x, Tensor):
             raise InvalidArgumentError("quantise needs a net with one input", given=list(x))
         exact = self.with_ordinary_layers()
-        module, how = search(exact.module, self.scales, loss_on(x, y, loss), tolerance)
+        loss_of = loss_on(x, y, loss, self.likelihood)
+        module, how = search(exact.module, self.scales, loss_of, tolerance)
         own = {name: self.names.get(name, name) for name in self.masks}
         left = {name: module.get_parameter(own[name]).detach() != 0 for name in own}
         kept = {own[name]: mask for name, mask in left.items()}
@@ -299,6 +304,7 @@ def compress(
     inputs: Tensor,
     *,
     scales: Mapping[str, Tensor] | None = None,
+    likelihood: Likelihood | None = None,
     measure_latency: bool = True,
 ) -> Compressed:
     """Cuts a network down to what its masks keep, and checks and measures the result.
@@ -313,6 +319,7 @@ def compress(
             besides random inputs of the same shape and scale.
         scales: Posterior standard deviations, parameter name to tensor of the parameter's shape:
             `Compressed.quantise` and `Compressed.save(uncertainty=True)` use them.
+        likelihood: What the outputs mean: `Compressed.quantise` measures by it. It is copied.
         measure_latency: Whether to time a batch of up to 256 of the inputs through the original and
             the cut network.
 
@@ -349,6 +356,7 @@ def compress(
         surgery=surgery,
         example=example.clone(),
         masks_before={name: as_bool(mask, name).clone() for name, mask in masks.items()},
+        likelihood=copy.deepcopy(likelihood),
     )
 
 

@@ -11,6 +11,7 @@ minimizing the description length of the weights", COLT 1993).
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,8 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_turbovbi.checks import check_targets
+from pyro_turbovbi.compression._tuning import nll
 from pyro_turbovbi.compression.layers import LAYERS, Role, role_of
-from pyro_turbovbi.errors import InvalidArgumentError, VerificationError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    ShapeError,
+    UnsupportedError,
+    VerificationError,
+)
+from pyro_turbovbi.likelihoods import Likelihood
 
 Loss = Callable[[Tensor, Tensor], Tensor | float]
 """Maps outputs and targets of all points to a scalar, smaller for better."""
@@ -33,6 +43,9 @@ RELATIVE_SCALE = 1 / 8
 """Stands for s, as a share of the weights' root mean square, where no posterior is known."""
 _MANTISSA_BITS = 4
 _CHUNK = 1024
+_IGNORED = -100
+"""The label of points that `torch.nn.functional.cross_entropy` leaves out."""
+_OTHERWISE = "loss=..., or compress(likelihood=...), as Fit.compress does"
 
 
 class Step(NamedTuple):
@@ -134,11 +147,18 @@ def search(
 
     Raises:
         InvalidArgumentError: If the tolerance is negative or no number.
+        InvalidDataError: If the loss of the exact network is not finite.
         VerificationError: If even the finest grids cost more than that.
     """
     if not tolerance >= 0:
         raise InvalidArgumentError("tolerance is out of range", given=tolerance, accepted=">= 0")
     exact = loss_of(module)
+    if not math.isfinite(exact):
+        raise InvalidDataError(
+            "the loss of the exact network is not finite",
+            given=exact,
+            accepted="validation data on which it is",
+        )
 
     def attempt(place: int) -> tuple[nn.Module, Quantisation] | None:
         coarseness = 2.0 ** (place / PER_OCTAVE)
@@ -163,25 +183,37 @@ def search(
     return best
 
 
-def loss_on(x: Tensor, y: Tensor, loss: Loss | None) -> Callable[[nn.Module], float]:
+def loss_on(
+    x: Tensor, y: Tensor, loss: Loss | None = None, likelihood: Likelihood | None = None
+) -> Callable[[nn.Module], float]:
     """The loss on validation data as a function of the network.
 
     Args:
         x: Inputs, shape [points, ...].
         y: Targets, shape [points, ...].
-        loss: The loss; None takes the cross entropy in nats for classes (integer targets; outputs
-            are logits) and the root mean square error for everything else.
+        loss: The loss; None takes the mean negative log-likelihood in nats a data point.
+        likelihood: What the outputs mean. Where that is not known and no loss is given, it is
+            guessed: integer targets are classes and outputs `[points, classes, ...]` their logits,
+            under the cross entropy in nats; for everything else it is the root mean square error.
 
     Returns:
-        Maps a network to its loss.
+        Maps a network to its loss. It raises `UnsupportedError` if the network returns something
+            else than one tensor, and `ShapeError` or `InvalidDataError` if the targets do not fit
+            the default loss.
     """
-    chosen = loss or (_root_mean_square if y.is_floating_point() else F.cross_entropy)
+    chosen = loss or _default_loss(y, likelihood)
 
     def value(module: nn.Module) -> float:
         device = next((p.device for p in module.parameters()), x.device)
         with torch.inference_mode():
-            outputs = torch.cat([module(part.to(device)) for part in x.split(_CHUNK)])
-            return float(chosen(outputs, y.to(device)))
+            parts = [module(part.to(device)) for part in x.split(_CHUNK)]
+            if not isinstance(parts[0], Tensor):
+                raise UnsupportedError(
+                    "the network does not return one tensor",
+                    given=type(parts[0]).__name__,
+                    accepted="a network that does, to measure its loss on validation data",
+                )
+            return float(chosen(torch.cat(parts), y.to(device)))
 
     return value
 
@@ -214,5 +246,43 @@ def _round(parameter: nn.Parameter, step: Step) -> None:
         parameter.copy_(counts * step.size + 0.0)
 
 
+def _default_loss(y: Tensor, likelihood: Likelihood | None) -> Loss:
+    if likelihood is not None:
+        return functools.partial(_mean_nll, likelihood)
+    return _root_mean_square if y.is_floating_point() else _cross_entropy
+
+
+def _mean_nll(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:
+    likelihood = copy.deepcopy(likelihood).to(outputs.device)
+    check_targets(likelihood, targets, outputs)
+    return nll(likelihood, outputs, targets).double().mean()
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    wanted = (len(outputs), *outputs.shape[2:])
+    if outputs.dim() < 2 or outputs.shape[1] < 2 or targets.shape != wanted:
+        raise ShapeError(
+            "integer targets count as classes, and the outputs are no logits of theirs",
+            given=f"targets {tuple(targets.shape)}, outputs {tuple(outputs.shape)}",
+            accepted=f"targets (points, ...) and outputs (points, classes, ...); or {_OTHERWISE}",
+        )
+    classes = outputs.shape[1]
+    labels = targets[targets != _IGNORED]
+    if bool(((labels < 0) | (labels >= classes)).any()):
+        raise InvalidDataError(
+            "integer targets count as classes, and some are out of range",
+            given=f"{int(labels.min())} .. {int(labels.max())}",
+            accepted=f"0 .. {classes - 1}, since the network has {classes} outputs; "
+            f"or {_OTHERWISE}",
+        )
+    return F.cross_entropy(outputs, targets.long())
+
+
 def _root_mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
+    if len(targets) != len(outputs) or targets.numel() != outputs.numel():
+        raise ShapeError(
+            "the root mean square error needs a target for every output",
+            given=f"targets {tuple(targets.shape)}, outputs {tuple(outputs.shape)}",
+            accepted=f"targets of the outputs' shape; or {_OTHERWISE}",
+        )
     return (outputs.double() - targets.double().reshape(outputs.shape)).square().mean().sqrt()

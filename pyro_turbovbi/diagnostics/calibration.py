@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pyro_turbovbi.checks import check_targets
 from pyro_turbovbi.diagnostics.protocols import PredictionLike
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
@@ -188,6 +189,7 @@ def probability_integral_transform(prediction: PredictionLike, y: Tensor) -> Ten
 
     Raises:
         UnsupportedError: If it is no regression: the values of discrete targets are not uniform.
+        InvalidDataError, ShapeError: If the targets do not fit the likelihood and the outputs.
     """
     likelihood = prediction.likelihood
     if likelihood.kind != "regression":
@@ -197,7 +199,9 @@ def probability_integral_transform(prediction: PredictionLike, y: Tensor) -> Ten
             accepted="a regression; for classes, reliability",
         )
     outputs = prediction.outputs
-    target = likelihood.prepare(y.to(outputs.device), outputs[0])
+    y = y.to(outputs.device)
+    check_targets(likelihood, y, outputs[0])
+    target = likelihood.prepare(y, outputs[0])
     # Event dimensions only group the targets: each has a distribution function of its own.
     values = [likelihood.distribution(output).base_dist.cdf(target) for output in outputs]
     return torch.stack(values).mean(0)

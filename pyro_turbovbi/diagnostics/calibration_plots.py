@@ -16,7 +16,7 @@ from pyro_turbovbi.diagnostics.calibration import (
     probability_integral_transform,
     reliability,
 )
-from pyro_turbovbi.diagnostics.evaluation import as_classes
+from pyro_turbovbi.diagnostics.evaluation import as_classes, observed
 from pyro_turbovbi.diagnostics.protocols import FitLike
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, UnsupportedError
 
@@ -45,7 +45,7 @@ def plot_reliability(
 
     Raises:
         InvalidArgumentError: If there is no fit.
-        InvalidDataError: If there is no point.
+        InvalidDataError, ShapeError: If there is no point, or targets do not fit a likelihood.
         UnsupportedError: If a fit is no classifier.
     """
     x, y = as_tensors(test)
@@ -59,8 +59,8 @@ def plot_reliability(
                 given=f"{type(likelihood).__name__}, {likelihood.kind}",
                 accepted="a classification; for regressions, plot_pit",
             )
-        target = likelihood.prepare(y.to(mean.device), prediction.outputs[0])
-        curves[name] = reliability(*as_classes(mean, target))
+        target = observed(likelihood, y, prediction.outputs[0])
+        curves[name] = reliability(*as_classes(likelihood, mean, target))
     return reliability_diagram(curves)
 
 
@@ -79,7 +79,7 @@ def plot_pit(
 
     Raises:
         InvalidArgumentError: If there is no fit.
-        InvalidDataError: If there is no point.
+        InvalidDataError, ShapeError: If there is no point, or targets do not fit a likelihood.
         UnsupportedError: If a fit is no regression.
     """
     x, y = as_tensors(test)

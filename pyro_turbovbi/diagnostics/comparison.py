@@ -20,18 +20,24 @@ from pyro_turbovbi.diagnostics._fairness import (
     training_remark,
 )
 from pyro_turbovbi.diagnostics.cost_plots import cost_comparison, error_against_bytes
-from pyro_turbovbi.diagnostics.evaluation import evaluate_prediction, outputs_of, point_error
+from pyro_turbovbi.diagnostics.evaluation import (
+    evaluate_prediction,
+    observed,
+    outputs_of,
+    point_error,
+)
 from pyro_turbovbi.diagnostics.plots import pareto, support_masks
-from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, site_priors
+from pyro_turbovbi.diagnostics.protocols import FitLike, site_priors
 from pyro_turbovbi.diagnostics.table import Table
 from pyro_turbovbi.errors import InvalidArgumentError, SiteError, UnsupportedError
+from pyro_turbovbi.likelihoods import Likelihood
 from pyro_turbovbi.training import Training
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 TOLERANCE = 0.01
-"""By how much rounding may increase the validation loss, unless told otherwise."""
+"""Nats a data point that rounding may cost on the validation data, unless told otherwise."""
 _CAPTION = (
     "error/rmse, NLL (nats a point) and ECE: posterior predictive; "
     "pruned: the compressed network; latency: one batch of at most 256"
@@ -253,8 +259,8 @@ def compare(
             compressed networks.
         validation: Validation data. With them the weights of the compressed networks are rounded by
             `Compressed.quantise`, and bytes are those of compact files; without, of plain ones.
-        tolerance: By how much rounding may increase the loss on the validation data: nats for
-            integer targets, otherwise root mean square error.
+        tolerance: By how much rounding may increase the mean negative log-likelihood of the
+            validation data, in nats a data point.
         num_samples: Posterior draws that a predictive distribution averages over.
         seed: Seed of those draws; the global random state is left as it was.
 
@@ -264,7 +270,9 @@ def compare(
 
     Raises:
         InvalidArgumentError: If there is no fit, or the fits predict different kinds of targets.
-        InvalidDataError: If the test set is empty or of an unknown kind.
+        InvalidDataError: If the test set is empty or of an unknown kind, or targets are outside the
+            domain of a likelihood.
+        ShapeError: If targets do not fit the outputs of a net.
         UnsupportedError: If there are validation data and the extra `compress` is not installed.
     """
     if not fits:
@@ -342,10 +350,10 @@ def _cut(fit: FitLike, x: Any, y: Tensor, rounded: Callable[[Any], Any]) -> dict
     }
 
 
-def _module_error(module: nn.Module, likelihood: LikelihoodLike, x: Tensor, y: Tensor) -> float:
+def _module_error(module: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor) -> float:
     output = outputs_of(module, x)
     with torch.no_grad():
-        target = likelihood.prepare(y.to(output.device), output)
+        target = observed(likelihood, y, output)
         return point_error(likelihood, likelihood.mean(output), target)[1]
 
 

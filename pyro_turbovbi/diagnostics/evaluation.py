@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi.batches import as_tensors
+from pyro_turbovbi.checks import check_targets
 from pyro_turbovbi.diagnostics.calibration import (
     brier_score,
     error_rate,
@@ -17,6 +18,7 @@ from pyro_turbovbi.diagnostics.calibration import (
     root_mean_square_error,
 )
 from pyro_turbovbi.diagnostics.protocols import FitLike, LikelihoodLike, PredictionLike
+from pyro_turbovbi.likelihoods import Categorical, Likelihood
 
 #: Inputs that a plain network is given at once.
 _CHUNK = 1024
@@ -25,6 +27,10 @@ _CHUNK = 1024
 @dataclass(frozen=True)
 class Metrics:
     """Quality of the posterior predictive distribution on a data set.
+
+    Of soft targets (class probabilities) error, calibration error and Brier score are those of the
+    most probable class. Their density under one draw is that of `likelihoods.Categorical`, the
+    product over classes of p_c^t_c; one-hot targets give the numbers of their labels.
 
     Attributes:
         num_points: Number of points evaluated.
@@ -64,21 +70,27 @@ def evaluate(fit: FitLike, data: Any, num_samples: int = 32) -> Metrics:
         Negative log-likelihood, error and calibration; see `Metrics`.
 
     Raises:
-        InvalidDataError: If the data has no point.
+        InvalidDataError: If the data has no point, or a target is outside the likelihood's domain.
+        ShapeError: If the targets do not fit the net's outputs.
     """
     x, y = as_tensors(data)
     return evaluate_prediction(fit.predict(x, num_samples=num_samples), y)
 
 
 def evaluate_prediction(prediction: PredictionLike, y: Tensor) -> Metrics:
-    """Evaluates a posterior predictive distribution against the targets `[points, ...]`."""
+    """Evaluates a posterior predictive distribution against the targets `[points, ...]`.
+
+    Raises:
+        InvalidDataError: If there is no point, or a target is outside the likelihood's domain.
+        ShapeError: If the targets do not fit the outputs.
+    """
     mean, likelihood = prediction.mean, prediction.likelihood
-    y = y.to(mean.device)
+    target = observed(likelihood, y, prediction.outputs[0])
     nll = negative_log_likelihood(prediction.log_prob(y))
-    name, value = point_error(likelihood, mean, likelihood.prepare(y, prediction.outputs[0]))
+    name, value = point_error(likelihood, mean, target)
     if name == "rmse":
         return Metrics(len(y), nll, rmse=value)
-    probs, labels = as_classes(mean, likelihood.prepare(y, prediction.outputs[0]))
+    probs, labels = as_classes(likelihood, mean, target)
     return Metrics(
         len(y),
         nll,
@@ -88,19 +100,36 @@ def evaluate_prediction(prediction: PredictionLike, y: Tensor) -> Metrics:
     )
 
 
+def observed(likelihood: Likelihood, y: Tensor, output: Tensor) -> Tensor:
+    """Targets as a likelihood observes them, on the device of the outputs, once they are checked.
+
+    Args:
+        likelihood: What the outputs mean.
+        y: Targets `[points, ...]`.
+        output: The net's outputs `[points, ...]`.
+
+    Raises:
+        InvalidDataError: If a target is outside the likelihood's domain.
+        ShapeError: If the targets do not fit the outputs.
+    """
+    y = y.to(output.device)
+    check_targets(likelihood, y, output)
+    return likelihood.prepare(y, output)
+
+
 def point_error(likelihood: LikelihoodLike, mean: Tensor, y: Tensor) -> tuple[str, float]:
     """Error of a predictive mean, however it was obtained.
 
     Args:
         likelihood: Says whether the mean holds class probabilities.
         mean: Predictive mean `[points, ...]`.
-        y: Targets as the likelihood's `prepare` returns them.
+        y: Targets as `observed` returns them.
 
     Returns:
         `("error", fraction of wrong classes)` or `("rmse", root mean square error)`.
     """
     if likelihood.kind == "classification":
-        return "error", error_rate(*as_classes(mean, y))
+        return "error", error_rate(*as_classes(likelihood, mean, y))
     return "rmse", root_mean_square_error(mean, y.to(mean.dtype))
 
 
@@ -116,16 +145,23 @@ def outputs_of(module: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([module(part.to(device)) for part in x.split(_CHUNK)])
 
 
-def as_classes(mean: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def as_classes(likelihood: LikelihoodLike, mean: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Brings categorical and binary predictions to one form.
 
     Args:
+        likelihood: Under `Categorical`, the mean holds the probabilities of all classes; under
+            others those of y = 1 if it has the shape of `y`.
         mean: Class probabilities `[points, ..., classes]`, or of y = 1 in the shape of `y`.
-        y: Labels `[points, ...]`.
+        y: Labels `[points, ...]`; under `Categorical` also soft ones `[points, ..., classes]`, of
+            which the most probable class counts.
 
     Returns:
         Class probabilities `[all points, classes]` and labels `[all points]`; every further axis of
         the labels counts as more points.
     """
-    probs = torch.stack([1 - mean, mean], dim=-1) if mean.shape == y.shape else mean
+    probs = mean
+    if isinstance(likelihood, Categorical):
+        y = y.argmax(-1) if y.is_floating_point() else y
+    elif mean.shape == y.shape:
+        probs = torch.stack([1 - mean, mean], dim=-1)
     return probs.reshape(-1, probs.shape[-1]), y.reshape(-1).long()

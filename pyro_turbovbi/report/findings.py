@@ -19,6 +19,7 @@ from pyro_turbovbi.diagnostics.evaluation import (
     Metrics,
     as_classes,
     evaluate_prediction,
+    observed,
     outputs_of,
     point_error,
 )
@@ -118,14 +119,18 @@ def find(
         prediction = fit.predict(x, num_samples)
     metrics = evaluate_prediction(prediction, y)
     likelihood, mean = fit.bnn.likelihood, prediction.mean
-    target = likelihood.prepare(y.to(mean.device), prediction.outputs[0])
+    target = observed(likelihood, y, prediction.outputs[0])
     mean_small = None
     if small is not None and isinstance(x, Tensor):  # no network of several inputs can be cut
         with torch.no_grad():
             mean_small = likelihood.mean(outputs_of(small, x)).to(mean.device)
     small_error = None if mean_small is None else point_error(likelihood, mean_small, target)[1]
     if likelihood.kind == "classification":
-        return _classes(metrics, mean, mean_small, target, small_error)
+        probs, labels = as_classes(likelihood, mean, target)
+        probs_small = None
+        if mean_small is not None:
+            probs_small = as_classes(likelihood, mean_small, target)[0]
+        return _classes(metrics, probs, probs_small, labels, small_error)
     spread = (target.double() - target.double().mean(0)).square().mean().sqrt().item()
     if likelihood.kind != "regression":
         return Findings(metrics, spread, small_error)
@@ -168,16 +173,15 @@ def certainty(probs: Tensor, labels: Tensor) -> Certainty:
 
 def _classes(
     metrics: Metrics,
-    mean: Tensor,
-    mean_small: Tensor | None,
-    target: Tensor,
+    probs: Tensor,
+    probs_small: Tensor | None,
+    labels: Tensor,
     small_error: float | None,
 ) -> Findings:
-    probs, labels = as_classes(mean, target)
     only_fit = only_small = None
-    if mean_small is not None:
+    if probs_small is not None:
         right = probs.argmax(1) == labels
-        right_small = as_classes(mean_small, target)[0].argmax(1) == labels
+        right_small = probs_small.argmax(1) == labels
         only_fit = int((right & ~right_small).sum())
         only_small = int((right_small & ~right).sum())
     return Findings(

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
+from pyro_turbovbi import likelihoods
 from pyro_turbovbi.compression.quantisation import (
     COARSEST,
     FINEST,
@@ -19,7 +20,14 @@ from pyro_turbovbi.compression.quantisation import (
     quantised,
     search,
 )
-from pyro_turbovbi.errors import InvalidArgumentError, VerificationError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    ShapeError,
+    UnsupportedError,
+    VerificationError,
+)
+from pyro_turbovbi.likelihoods import Likelihood
 from tests.compression.nets import mlp, randomise
 
 
@@ -122,6 +130,9 @@ def test_refusals() -> None:
             search(net, {}, lambda _: 0.0, tolerance=tolerance)
     with pytest.raises(VerificationError, match="larger tolerance"):
         search(net, {}, lambda module: float(module is not net), tolerance=0.5)
+    for loss in (math.nan, math.inf):
+        with pytest.raises(InvalidDataError, match=f"not finite; given: {loss}"):
+            search(net, {}, lambda _, loss=loss: loss, tolerance=0.5)  # type: ignore[misc]
 
 
 def test_default_losses() -> None:
@@ -137,3 +148,134 @@ def test_default_losses() -> None:
     first[0][0].weight.data, first[0][0].bias.data = net[0].weight[:1], net[0].bias[:1]
     assert loss_on(x, values[:, 0], None)(first) == pytest.approx(float(single), rel=1e-5)
     assert loss_on(x, classes, lambda a, b: 7.0)(net) == 7.0
+
+
+X = torch.linspace(-2.0, 2.0, 2500).view(-1, 1)  # more than one part
+OUTPUTS = torch.stack([X[:, 0], 0.5 - X[:, 0]], 1)
+BITS = torch.arange(2500) % 2
+COUNTS = torch.arange(2500) % 7
+REALS = torch.linspace(1.0, -1.0, 2500)
+LABELLED: dict[str, tuple[Likelihood, Tensor, Tensor]] = {
+    "categorical": (
+        likelihoods.Categorical(),
+        BITS,
+        OUTPUTS.logsumexp(1) - OUTPUTS.gather(1, BITS[:, None])[:, 0],
+    ),
+    "soft": (
+        likelihoods.Categorical(),
+        torch.tensor([[0.25, 0.75]]).expand(2500, 2),
+        OUTPUTS.logsumexp(1) - OUTPUTS @ torch.tensor([0.25, 0.75]),
+    ),
+    "bernoulli": (likelihoods.Bernoulli(), BITS, (1 + X[:, 0].exp()).log() - BITS * X[:, 0]),
+    "poisson": (
+        likelihoods.Poisson(),
+        COUNTS,
+        X[:, 0].exp() - COUNTS * X[:, 0] + (COUNTS + 1.0).lgamma(),
+    ),
+    "gaussian": (
+        likelihoods.Gaussian(0.5),
+        REALS,
+        0.5 * math.log(2 * math.pi) + math.log(0.5) + (REALS - X[:, 0]).square() / 0.5,
+    ),
+    "heteroscedastic": (
+        likelihoods.Gaussian(heteroscedastic=True),
+        REALS,
+        0.5 * math.log(2 * math.pi)
+        + OUTPUTS[:, 1]
+        + (REALS - OUTPUTS[:, 0]).square() / (2 * (2 * OUTPUTS[:, 1]).exp()),
+    ),
+}
+"""Likelihood, targets, and the negative log-likelihood of every point in closed form."""
+TWO_OUTPUTS = ("categorical", "soft", "heteroscedastic")
+
+
+class Columns(nn.Module):
+    """Outputs as they are above: x, or x and 1/2 - x."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, 0.5 - x], 1)[:, : self.count]
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_the_default_loss_is_the_negative_log_likelihood_in_closed_form(name: str) -> None:
+    likelihood, y, each = LABELLED[name]
+    net = Columns(2 if name in TWO_OUTPUTS else 1)
+    expected = pytest.approx(float(each.double().mean()), rel=1e-5)
+    assert loss_on(X, y, likelihood=likelihood)(net) == expected
+    if name not in TWO_OUTPUTS:
+        for like in (y.double(), y[:, None], y[:, None].float()):
+            assert loss_on(X, like, likelihood=likelihood)(net) == expected
+    assert loss_on(X, y, lambda a, b: 7.0, likelihood)(net) == 7.0
+
+
+def test_classes_are_rounded_alike_whether_the_likelihood_is_known_or_guessed() -> None:
+    net, x = randomise(mlp(4, 8, 3), 0), torch.randn(300, 4)
+    y = net(x).argmax(1)
+    losses = [
+        loss_on(x, y, likelihood=likelihood) for likelihood in (None, likelihoods.Categorical())
+    ]
+    guessed, known = (search(net, {}, loss, tolerance=0.01)[1] for loss in losses)
+    assert known.coarseness == guessed.coarseness
+    assert known.steps == guessed.steps
+    assert known.loss == pytest.approx(guessed.loss, rel=1e-6)
+    assert known.loss_exact == pytest.approx(guessed.loss_exact, rel=1e-6)
+
+
+def test_targets_that_do_not_fit_the_likelihood() -> None:
+    categorical = likelihoods.Categorical()
+    wrong: list[tuple[Likelihood, Tensor, type[Exception], str]] = [
+        (categorical, BITS[:, None], ShapeError, "targets do not fit the network's output"),
+        (categorical, BITS[:9], ShapeError, r"different numbers of rows; given: targets \(9,\)"),
+        (categorical, BITS.float(), InvalidDataError, "wrong type"),
+        (categorical, COUNTS, InvalidDataError, r"out of range; given: 0 \.\. 6"),
+        (likelihoods.Bernoulli(), OUTPUTS, InvalidDataError, "binary targets are out of range"),
+        (likelihoods.Gaussian(), REALS, ShapeError, r"accepted: targets of shape \(batch, 2\)"),
+    ]
+    for likelihood, y, error, match in wrong:
+        with pytest.raises(error, match=match):
+            loss_on(X, y, likelihood=likelihood)(Columns(2))
+
+
+def test_guesses_that_cannot_be_right_say_what_to_do() -> None:
+    wrong: list[tuple[int, Tensor, type[Exception], str]] = [
+        (
+            1,
+            BITS,
+            ShapeError,
+            r"no logits of theirs; given: targets \(2500,\), outputs \(2500, 1\)",
+        ),
+        (2, BITS[:, None], ShapeError, "no logits of theirs"),
+        (2, COUNTS, InvalidDataError, r"given: 0 \.\. 6; accepted: 0 \.\. 1, since the network"),
+        (2, REALS, ShapeError, r"a target for every output; given: targets \(2500,\)"),
+        (1, REALS[:9], ShapeError, "a target for every output"),
+    ]
+    for outputs, y, error, match in wrong:
+        with pytest.raises(error, match=match) as found:
+            loss_on(X, y)(Columns(outputs))
+        assert str(found.value).endswith(
+            "or loss=..., or compress(likelihood=...), as Fit.compress does"
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_guess_takes_images_of_labels_and_leaves_out_what_torch_does(dtype: torch.dtype) -> None:
+    logits = torch.randn(5, 3, 2, 2)
+    labels = torch.randint(0, 3, (5, 2, 2))
+    labels[0] = -100
+    expected = nn.functional.cross_entropy(logits, labels)
+    found = loss_on(logits, labels.to(dtype))(nn.Identity())
+    assert found == pytest.approx(float(expected), rel=1e-6)
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def test_a_network_of_two_outputs_has_no_loss() -> None:
+    with pytest.raises(UnsupportedError, match="not return one tensor; given: tuple; accepted"):
+        loss_on(X, REALS)(Pair())

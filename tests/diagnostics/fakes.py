@@ -56,4 +56,6 @@ class FakeFit:
     def compress(self, data: Any, /) -> Compressed:
         if not self.can_be_cut:
             raise UnsupportedError("attention cannot be cut", accepted="chains of layers")
-        return compress(self.net, self.kept, data[0], measure_latency=False)
+        return compress(
+            self.net, self.kept, data[0], likelihood=self.likelihood, measure_latency=False
+        )

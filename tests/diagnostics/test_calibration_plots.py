@@ -15,7 +15,12 @@ from pyro_turbovbi.diagnostics.calibration_plots import (
     plot_reliability,
     reliability_diagram,
 )
-from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, UnsupportedError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    ShapeError,
+    UnsupportedError,
+)
 from pyro_turbovbi.likelihoods import Bernoulli, Gaussian
 from tests.diagnostics.fakes import FakeFit
 
@@ -85,6 +90,10 @@ def test_fits_are_drawn_on_test_data() -> None:
     (axes,) = plot_pit(regressions, (x, x[:, 0] + 100.0)).axes
     heights = next(p for p in axes.patches if isinstance(p, StepPatch)).get_data().values
     assert np.asarray(heights).tolist() == [0.0] * 6 + [7.0]
+    with pytest.raises(ShapeError, match="under Bernoulli"):
+        plot_reliability(fits, (x, labels.expand(2, 70).T))
+    with pytest.raises(ShapeError, match="different numbers of rows"):
+        plot_pit(regressions, (x, x[:1]))
     with pytest.raises(UnsupportedError, match="class probabilities; given: Gaussian, regression"):
         plot_reliability(regressions, (x, labels))
     with pytest.raises(UnsupportedError, match="continuous targets; given: Bernoulli"):

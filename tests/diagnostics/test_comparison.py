@@ -96,6 +96,49 @@ def test_with_validation_data_the_network_is_the_rounded_one_and_its_file_compac
         assert f'"coding": "{here}"' in table.to_json()
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "outputs"),
+    [
+        (likelihoods.Bernoulli(), 1),
+        (likelihoods.Poisson(), 1),
+        (Gaussian(0.5), 1),
+        (Gaussian(heteroscedastic=True), 2),
+    ],
+    ids=["bernoulli", "poisson", "gaussian", "heteroscedastic"],
+)
+def test_rounding_costs_at_most_the_tolerance_in_nats_a_point(
+    likelihood: likelihoods.Likelihood, outputs: int
+) -> None:
+    net, x = _net(outputs), _data()[0]
+    fit = FakeFit(net, _masks(net), likelihood=likelihood)
+    with torch.no_grad():
+        y = likelihood.distribution(net(x)).sample()
+    row = compare({"fit": fit}, (x, y), validation=(x, y), tolerance=0.02).rows[0]
+    rough = fit.compress((x, y)).quantise((x, y), tolerance=0.02)
+    assert (row.coding, row.bytes) == ("compact", rough.report.bytes)
+    exact = copy.deepcopy(net)
+    exact[0].weight.data[:3] = 0.0
+    nll = []
+    for module in (exact, rough.module):
+        with torch.no_grad():
+            nll.append(-float(likelihood.distribution(module(x)).log_prob(y).mean()))
+    how = rough.quantisation
+    assert how is not None
+    assert [how.loss_exact, how.loss] == pytest.approx(nll, rel=1e-5)
+    assert how.loss <= how.loss_exact + 0.02
+
+
+def test_the_pruned_error_of_soft_targets_is_that_of_their_labels() -> None:
+    net, (x, y) = _net(), _data()
+    fits = {"fit": FakeFit(net, _masks(net))}
+    soft = nn.functional.one_hot(y, 3).float()
+    labels = compare(fits, (x, y)).rows[0]
+    row = compare(fits, (x, soft), validation=(x, soft)).rows[0]
+    assert row.error == labels.error
+    assert compare(fits, (x, soft)).rows[0].pruned == labels.pruned
+    assert row.coding == "compact"
+
+
 def test_a_missing_coder_is_an_error_and_no_network_that_cannot_be_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_turbovbi.diagnostics import Metrics, evaluate, expected_calibration_error
+from pyro_turbovbi.errors import InvalidDataError, ShapeError
 from pyro_turbovbi.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from tests.diagnostics.fakes import FakeFit
 
@@ -80,6 +81,58 @@ def test_every_kind_of_data_gives_the_same_numbers() -> None:
     dataset = TensorDataset(x, y)
     assert evaluate(FakeFit(nn.Identity()), dataset) == pair
     assert evaluate(FakeFit(nn.Identity()), DataLoader(dataset, batch_size=7)) == pair
+
+
+def test_one_hot_targets_give_the_figures_of_their_labels() -> None:
+    x = _inputs(200, 3)
+    y = torch.randint(0, 3, (200,), generator=torch.Generator().manual_seed(1))
+    fit = FakeFit(nn.Identity(), noise=0.5)
+    torch.manual_seed(0)
+    labels = evaluate(fit, (x, y))
+    torch.manual_seed(0)
+    one_hot = evaluate(fit, (x, nn.functional.one_hot(y, 3).float()))
+    assert one_hot.nll == pytest.approx(labels.nll, rel=1e-5)
+    for name in ("num_points", "error", "ece", "brier", "rmse"):
+        assert getattr(one_hot, name) == getattr(labels, name)
+
+
+def test_soft_targets_count_as_their_most_probable_class_and_with_their_expected_density() -> None:
+    x = _inputs(200, 3)
+    soft = (2 * _inputs(200, 6)[:, 3:]).softmax(1)
+    metrics = evaluate(FakeFit(nn.Identity()), (x, soft))
+    labels = evaluate(FakeFit(nn.Identity()), (x, soft.argmax(1)))
+    assert (metrics.error, metrics.ece, metrics.brier) == (labels.error, labels.ece, labels.brier)
+    cross_entropy = nn.functional.cross_entropy(x, soft).item()
+    assert metrics.nll == pytest.approx(cross_entropy, rel=1e-5)
+
+
+def test_targets_with_further_axes_count_as_more_points() -> None:
+    x = _inputs(20, 6).view(20, 2, 3)
+    y = torch.randint(0, 3, (20, 2), generator=torch.Generator().manual_seed(1))
+    metrics = evaluate(FakeFit(nn.Identity()), (x, y))
+    assert metrics.error == pytest.approx((x.argmax(-1) != y).double().mean().item())
+    soft = evaluate(FakeFit(nn.Identity()), (x, nn.functional.one_hot(y, 3).float()))
+    assert (soft.error, soft.ece) == (metrics.error, metrics.ece)
+
+
+def test_targets_that_fitting_refuses_are_refused() -> None:
+    x, y = _inputs(6, 3), torch.arange(6) % 3
+    classes, single = FakeFit(nn.Identity()), FakeFit(nn.Identity(), likelihood=Gaussian())
+    with pytest.raises(ShapeError, match=r"under Categorical; given: targets \(6, 1\), output"):
+        evaluate(classes, (x, y[:, None]))
+    with pytest.raises(InvalidDataError, match="class labels have the wrong type"):
+        evaluate(classes, (x, y.float()))
+    with pytest.raises(InvalidDataError, match="class labels are out of range"):
+        evaluate(classes, (x, y + 1))
+    with pytest.raises(InvalidDataError, match="soft targets are no class probabilities"):
+        evaluate(classes, (x, x))
+    with pytest.raises(InvalidDataError, match="NaN"):
+        evaluate(single, (x, x / 0.0))
+    for labels in (y[:5], y[:1]):
+        with pytest.raises(ShapeError, match="different numbers of rows"):
+            evaluate(classes, (x, labels))
+    with pytest.raises(ShapeError, match="under Gaussian"):
+        evaluate(single, (x[:, 0], x[:, :1]))
 
 
 def test_metrics_are_values() -> None:

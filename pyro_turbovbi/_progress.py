@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from tqdm import tqdm
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, ETA {remaining}{postfix}"
+
+
+def _watched() -> bool:
+    """Whether the error stream is a terminal, or a notebook's."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 class ProgressBar:
@@ -18,7 +24,7 @@ class ProgressBar:
         steps: Steps that are planned.
         done: Steps that were done before.
         measure: What the numbers are: `"ELBO"`, or `"log joint"` of a point estimate.
-        shown: Whether anything is shown at all.
+        shown: Whether anything is shown at all; in a log nothing is, which has no use for a bar.
     """
 
     def __init__(
@@ -29,7 +35,7 @@ class ProgressBar:
         self._bar: tqdm[Any] = tqdm(
             total=steps,
             initial=done,
-            disable=not shown,
+            disable=not (shown and _watched()),
             bar_format=_FORMAT,
             dynamic_ncols=True,
             leave=False,

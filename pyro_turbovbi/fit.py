@@ -60,7 +60,7 @@ def fit(
         autocast: ``torch.bfloat16`` runs the net in mixed precision (`torch.autocast`), which is
             faster on a GPU; posterior, messages and losses stay in single precision, and so does
             the net of the result. Default: single precision throughout.
-        progress: Show a progress bar.
+        progress: Show a progress bar, where the error stream is a terminal or a notebook's.
         checkpoint: A directory for checkpoints of this training, or `Checkpoints` to say more;
             None: none. A training that was interrupted, however, goes on from the last one, and on
             the CPU ends with the same bits as one that was not.
@@ -136,7 +136,7 @@ def fit_all(
         seed: Seed of everything random, the order of the data among it.
         batch_size: Data points a step; engines that need all data at once get all.
         device: Where to train.
-        progress: Show a progress bar.
+        progress: Show a progress bar, where the error stream is a terminal or a notebook's.
 
     Returns:
         The fits by name, ready for `ptv.compare`.

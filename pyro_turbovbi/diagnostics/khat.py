@@ -159,7 +159,7 @@ def marginal_log_prior(name: str, prior: Prior, weight: Float[Tensor, "*shape"])
             accepted="priors.ThreeLayer without shared gates, with a support that is a tree",
         )
     if isinstance(prior, ThreeLayer):
-        support = prior.support.distribution(value.shape)
+        support = prior.support_distribution(value.shape)
         return CollapsedThreeLayer(support, *prior.components(value.shape)).log_prob(value)
     conditioned = poutine.condition(prior.sample, data={name: value})
     with pyro.settings.context(module_local_params=True):

@@ -55,7 +55,7 @@ class EnumeratedFactor(NormalFactor):
         prior = site.prior
         assert isinstance(prior, ThreeLayer)
         self.components = prior.components(site.shape)
-        log_odds = float(prior.support.distribution(site.shape).prior_log_odds)
+        log_odds = float(prior.support_distribution(site.shape).prior_log_odds)
         self.extrinsic = nn.Parameter(torch.full_like(self.loc, log_odds))
 
     def forward(self, opened: Tensor | None = None) -> Tensor:

@@ -99,7 +99,7 @@ class ThreeLayerFactor(NormalFactor):
         assert isinstance(prior, ThreeLayer)
         self.components: Components = prior.components(site.shape)
         log_odds = torch.full_like(
-            self.loc, float(prior.support.distribution(site.shape).prior_log_odds)
+            self.loc, float(prior.support_distribution(site.shape).prior_log_odds)
         )
         self.support_log_odds = nn.Parameter(log_odds)
 

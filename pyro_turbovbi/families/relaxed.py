@@ -82,7 +82,7 @@ class RelaxedFactor(NormalFactor):
         super().__init__(site, init_scale)
         prior = site.prior
         assert isinstance(prior, ThreeLayer)
-        support = prior.support.distribution(site.shape)
+        support = prior.support_distribution(site.shape)
         if not isinstance(support, _MULTILINEAR):
             raise UnsupportedError(
                 f"the support of weight {site.name!r} has no multilinear log-probability, so that "

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.distributions import CollapsedPrecision, CollapsedThreeLayer, SelectedGamma
-from pyro_turbovbi.distributions.support import EXACT_EVIDENCE
+from pyro_turbovbi.distributions.support import EXACT_EVIDENCE, SupportDistribution
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
 from pyro_turbovbi.priors.base import Prior, WeightSite, fan_in
 from pyro_turbovbi.priors.unit_gates import GATE_DENSITY, WeightGates
@@ -150,6 +150,26 @@ class ThreeLayer(Prior):
             parts.append(f"scale={self.scale!r}")
         return f"ThreeLayer({', '.join([f'support={self.support!r}', *parts])})"
 
+    def support_distribution(self, shape: torch.Size) -> SupportDistribution:
+        """The law of the support of a weight of this shape, for all that infers supports.
+
+        To draw from the prior any Pyro distribution will do.
+
+        Raises:
+            UnsupportedError: if the declared support makes something else of it.
+        """
+        made: object = self.support.distribution(shape)
+        if not isinstance(made, SupportDistribution) or made.event_shape != shape:
+            shown = getattr(made, "event_shape", None)
+            raise UnsupportedError(
+                f"{self.support!r} makes no support distribution for a weight",
+                given=type(made).__name__
+                + ("" if shown is None else f" of event shape {tuple(shown)}"),
+                accepted=f"a distributions.CustomSupport, or another SupportDistribution, of event "
+                f"shape {tuple(shape)}",
+            )
+        return made
+
     def components(self, shape: torch.Size) -> Components:
         """Concentrations and rates of both components for a weight of this shape.
 
@@ -202,7 +222,7 @@ class ThreeLayer(Prior):
             like: Scalar tensor that carries the device and dtype of samples.
         """
         return CollapsedThreeLayer(
-            self.support.distribution(shape), *self.components(shape), like=like
+            self.support_distribution(shape), *self.components(shape), like=like
         )
 
     def precision_marginal(
@@ -210,7 +230,7 @@ class ThreeLayer(Prior):
     ) -> CollapsedPrecision:
         """The law of the precisions with their support summed out. Arguments: see `marginal`."""
         return CollapsedPrecision(
-            self.support.distribution(shape), *self.components(shape), like=like
+            self.support_distribution(shape), *self.components(shape), like=like
         )
 
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_turbovbi.distributions import CustomSupport, MarkovChainSupport
+from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, ShapeError
 from pyro_turbovbi.kernels import ChainLaw, chain_posterior
 from tests.oracles.enumeration import all_states
 
@@ -81,3 +82,57 @@ def test_the_gradient_of_the_log_evidence_is_the_posterior() -> None:
 def test_needs_both_methods() -> None:
     with pytest.raises(TypeError, match="abstract"):
         CustomSupport((3, 2))  # type: ignore[abstract]
+
+
+class Answers(CustomSupport):
+    """Gives what it is told to give."""
+
+    def __init__(self, answer: object, density: object = 0.3) -> None:
+        super().__init__((2, 3))
+        self.answer, self.told = answer, density
+
+    @property
+    def density(self) -> Tensor:
+        return self.told  # type: ignore[return-value]
+
+    def infer(self, llr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.answer  # type: ignore[return-value]
+
+
+GOOD = torch.zeros(1, 2, 3, dtype=torch.float64)
+EVIDENCE = torch.zeros(1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("answer", "given"),
+    [
+        (GOOD, "(1, 2, 3)"),
+        ((GOOD, None), "(1, 2, 3) and NoneType"),
+        ((GOOD.transpose(1, 2), EVIDENCE), "(1, 3, 2) and (1,)"),
+        ((GOOD, GOOD), "(1, 2, 3) and (1, 2, 3)"),
+        ((GOOD[0], EVIDENCE), "(2, 3) and (1,)"),
+    ],
+)
+def test_answers_of_other_shapes_are_refused(answer: object, given: str) -> None:
+    with pytest.raises(ShapeError) as error:
+        Answers(answer).posterior(torch.zeros(2, 3))
+    assert str(error.value) == (
+        "Answers.infer does not give extrinsic log-odds and log-evidence; "
+        f"given: {given}; accepted: tensors of shapes (1, 2, 3) and (1,)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "which"),
+    [((GOOD * float("nan"), EVIDENCE), "extrinsic log-odds"), ((GOOD, EVIDENCE.log()), "evidence")],
+)
+def test_answers_that_are_not_finite_are_refused(answer: object, which: str) -> None:
+    with pytest.raises(NumericalError, match=f"{which} that are not finite"):
+        Answers(answer).posterior(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("density", [0.0, 2.0, float("nan"), torch.ones(2) / 3.0])
+def test_a_density_is_a_probability(density: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="the density of Answers is no probability"):
+        _ = Answers((GOOD, EVIDENCE), density).prior_log_odds
+    assert float(Answers((GOOD, EVIDENCE), 0.5).prior_log_odds) == 0.0

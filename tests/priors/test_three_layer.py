@@ -111,6 +111,30 @@ def test_a_support_of_the_users_own_will_do() -> None:
     assert (trace.nodes["w_support"]["value"] == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("made", "given"),
+    [
+        (dist.Bernoulli(0.1), "Bernoulli of event shape ()"),
+        (Chain().distribution(torch.Size([3, 2])), "MarkovChainSupport of event shape (3, 2)"),
+        (None, "NoneType"),
+    ],
+)
+def test_inference_needs_a_support_distribution(made: Any, given: str) -> None:
+    class Own:
+        def distribution(self, _shape: Any) -> Any:
+            return made
+
+        def __repr__(self) -> str:
+            return "Own()"
+
+    with pytest.raises(UnsupportedError) as error:
+        ThreeLayer(support=Own()).support_distribution(torch.Size([2, 2]))
+    assert str(error.value) == (
+        f"Own() makes no support distribution for a weight; given: {given}; accepted: a "
+        "distributions.CustomSupport, or another SupportDistribution, of event shape (2, 2)"
+    )
+
+
 def test_a_grid_needs_a_matrix() -> None:
     with pytest.raises(ShapeError, match="two dims"):
         ThreeLayer(support=Grid()).sample("w", (5,))

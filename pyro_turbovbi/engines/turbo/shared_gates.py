@@ -87,7 +87,7 @@ class GatedSpikeSlab(ThreeLayerSite):
         self.gates = site.gates
         self.blame, self.row_blame = 1.0, 1.0
         self.row_closing: Reduction | None = None
-        self.support: SupportDistribution = site.prior.support.distribution(site.shape)
+        self.support: SupportDistribution = site.prior.support_distribution(site.shape)
         self.view = site.gates.view(site.shape)
         log_odds = float(self.support.prior_log_odds)
         self.whole_messages = ElementMessages(

@@ -315,7 +315,7 @@ class SpikeSlab(ThreeLayerSite):
     def __init__(self, site: WeightSite, factor: ThreeLayerFactor, settings: TurboSettings) -> None:
         super().__init__(site, factor, settings)
         assert isinstance(site.prior, ThreeLayer)
-        distribution = site.prior.support.distribution(site.shape)
+        distribution = site.prior.support_distribution(site.shape)
         self.module_b = ModuleB(distribution, damping=settings.damping, site=site.name)
         self._messages = torch.full_like(factor.loc, float(distribution.prior_log_odds)).detach()
         self.prior_log_odds = self._messages

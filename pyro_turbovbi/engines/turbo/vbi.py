@@ -305,7 +305,12 @@ class TurboVBI:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """A full exchange between Module A and Module B at every site, at the present q(w)."""
+        """A full exchange between Module A and Module B at every site, at the present q(w).
+
+        Raises:
+            InvalidArgumentError: if there is nothing yet: neither `setup` nor a step.
+        """
+        self._require_setup()
         for site in self.sites.values():
             site.anneal(self.progress)
         self._exchange({factor.name: factor.second_moment() for factor in self._factors})

@@ -18,7 +18,7 @@ from pyro_turbovbi import likelihoods, priors, supports
 from pyro_turbovbi.batches import Batch
 from pyro_turbovbi.compression import masked
 from pyro_turbovbi.engines import Plan, SpikeAnnealing, Turbo, TurboSettings, TurboVBI
-from pyro_turbovbi.errors import NumericalError, UnsupportedError
+from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
 from pyro_turbovbi.families import TurboGuide
 from pyro_turbovbi.kernels import chain_log_evidence
 from pyro_turbovbi.priors.three_layer import Components, GammaParameters
@@ -284,6 +284,11 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
         engine.step(x * float("inf"), y)
     for old, parameter in zip(before, engine.guide.parameters(), strict=True):
         assert torch.equal(old, parameter.detach())
+
+
+def test_an_exchange_needs_a_first_batch() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"no parameters yet.*after setup"):
+        TurboVBI(small_net(priors.Normal(0.3))).exchange()
 
 
 def test_other_errors_of_the_model_stay_what_they_are() -> None:

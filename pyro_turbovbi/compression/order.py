@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from pyro_turbovbi.compression.masking import masked
 from pyro_turbovbi.compression.regularity import Regularity, as_bool, regularity
+from pyro_turbovbi.compression.verification import BATCH, check_inputs, verify
 from pyro_turbovbi.coupling import Member, couplings, entries, put_in_order
+from pyro_turbovbi.errors import ShapeError, VerificationError
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,24 +66,33 @@ class Reordered:
         return f"Reordered({len(self.orders)} groups of units; {gains})"
 
 
-def reorder(net: nn.Module, masks: Mapping[str, Tensor]) -> Reordered:
+def reorder(net: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor | None = None) -> Reordered:
     """Puts hidden units with similar weights next to each other.
 
     Args:
         net: The network, carrying the weights to keep; it is not touched. Any network whose forward
             method can be traced; units whose place something else depends on stay where they are.
         masks: Parameter name to mask of the parameter's shape: kept weights True or 1.
+        inputs: Inputs to check on that the re-ordered network computes what it did before, shape
+            (points, ...); up to 256 of them are used, besides random inputs of the same scale.
+            Without inputs, nothing is checked.
 
     Returns:
         The re-ordered network and what was gained.
 
     Raises:
         UnsupportedError: If the network cannot be traced.
+        VerificationError: If the re-ordered network, with its masks, deviates by more than 1e-5 of
+            the largest output.
+        ShapeError: If the network cannot be applied to the inputs.
         SiteError, ShapeError, InvalidArgumentError, InvalidDataError: If the masks do not fit; see
             `masked`.
     """
-    masked(net, masks)  # checks
-    groups = couplings(net, [name for name, p in net.named_parameters() if p.dim() > 1])
+    pruned = masked(net, masks)
+    if inputs is not None:
+        check_inputs(inputs)
+    weights = [name for name, p in net.named_parameters() if p.dim() > 1]
+    groups = couplings(net, weights, input_dims=None if inputs is None else inputs.ndim)
     now = {name: as_bool(mask, f"the mask of {name!r}") for name, mask in masks.items()}
     new, moved = copy.deepcopy(net).eval(), dict(now)
 
@@ -94,7 +105,27 @@ def reorder(net: nn.Module, masks: Mapping[str, Tensor]) -> Reordered:
     parts = [Regularity.total(map(regularity, side.values())) for side in (now, moved)]
     if parts[1].clusters >= parts[0].clusters:
         return Reordered(copy.deepcopy(net).eval(), now, {}, {}, parts[0], parts[0])
+    if inputs is not None:
+        _verify(pruned, masked(new, moved), inputs)
     return Reordered(new, moved, orders, groups.members, *parts)
+
+
+def _verify(before: nn.Module, after: nn.Module, inputs: Tensor) -> None:
+    names = ("the network in its old order", "the network in its new order")
+    try:
+        verify(before, after, inputs[:BATCH], names=names)
+    except VerificationError as error:
+        raise VerificationError(
+            "hidden units of this network cannot change places: it computes something else then",
+            given=error.given,
+            accepted="the network in its own order: no reorder",
+        ) from error
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise ShapeError(
+            f"the network cannot be applied to the inputs: {error}",
+            given=f"shape {tuple(inputs.shape)}, {inputs.dtype}",
+            accepted="inputs of the shape and type that the network takes",
+        ) from error
 
 
 def permuted(name: str, tensor: Tensor, members: Iterable[Member], order: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from pyro_turbovbi import engines, likelihoods, priors
 from pyro_turbovbi.compression.masking import masked
 from pyro_turbovbi.compression.order import reorder
 from pyro_turbovbi.compression.regularity import regularity
+from pyro_turbovbi.errors import ShapeError, VerificationError
+from tests.compression.random_nets import RandomNet
 
 
 class Residual(nn.Module):
@@ -126,3 +128,73 @@ def test_a_fit_is_compressed_in_the_new_order() -> None:
     clusters = [small.report.regularity_total.clusters for small in (plain, ordered)]
     assert clusters[1] < clusters[0]
     assert ordered.scales.keys() == plain.scales.keys()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_graphs_compute_the_same_in_any_order_that_is_found(seed: int) -> None:
+    torch.manual_seed(seed)
+    net = RandomNet(seed).eval()
+    masks = {n: torch.rand_like(p) < 0.3 for n, p in net.named_parameters() if p.dim() > 1}
+    reorder(net, masks, torch.randn(4, 3, 5, 5))  # checks
+
+
+def alternating(net: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A net of which every other hidden unit is read."""
+    weight = net.get_parameter("last.weight")
+    return net, {"last.weight": (torch.arange(weight.shape[1]) % 2 == 0).expand_as(weight).clone()}
+
+
+class Secretive(nn.Module):
+    """Reads its first weight where tracing does not see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = dict(self.first.named_parameters())["weight"].detach()
+        return self.last(torch.relu(self.first(x))) + x @ hidden[:3].T
+
+
+class Tokens(nn.Module):
+    """A batch norm of eight tokens, each of which has as many features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        nn.init.uniform_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.norm(self.first(x))))
+
+
+def test_an_order_that_changes_what_the_net_computes_is_refused() -> None:
+    torch.manual_seed(0)
+    net, masks = alternating(Secretive())
+    assert reorder(net, masks).orders
+    with pytest.raises(VerificationError, match=r"cannot change places.*deviation.*no reorder"):
+        reorder(net, masks, torch.randn(5, 8))
+
+
+def test_inputs_tell_along_which_dim_units_lie() -> None:
+    torch.manual_seed(0)
+    net, masks = alternating(Tokens())
+    assert reorder(net, masks, torch.randn(5, 8)).orders
+    assert not reorder(net, masks, torch.randn(5, 8, 8)).orders
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    net, masks = alternating(Secretive())
+    with pytest.raises(ShapeError, match="cannot be applied"):
+        reorder(net, masks, torch.randn(5, 7))
+
+
+def test_a_fit_whose_units_cannot_change_places_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    bnn = ptv.lift(Secretive(), likelihood=likelihoods.Categorical(), prior=priors.Normal(1.0))
+    data = torch.randn(60, 8), torch.arange(60) % 3
+    fit = ptv.fit(bnn, data, engine=engines.MAP(), epochs=1, seed=0, progress=False)
+    monkeypatch.setattr(fit, "masks", lambda keep: alternating(Secretive())[1])
+    fit.compress(data, keep=0.3)
+    with pytest.raises(VerificationError, match="cannot change places"):
+        fit.compress(data, keep=0.3, reorder=True)

@@ -198,3 +198,24 @@ def test_gates_of_hidden_rows_behind_inputs_are_told_less() -> None:
     whole = first.whole_evidence(first.evidence(factor.second_moment().detach()))
     assert whole.relief is not None
     torch.testing.assert_close(whole.relief, torch.full((5, 6, 1), 0.5 * (3.0 - 1.0)))
+
+
+@pytest.mark.parametrize("layer", ["instance norm", "spectral norm"])
+def test_layers_that_cannot_be_cut_train_with_gates_and_compaction(layer: str) -> None:
+    torch.manual_seed(0)
+    first: nn.Module = nn.Conv2d(1, 6, 3, padding=1)
+    norm: nn.Module = nn.InstanceNorm2d(6, affine=True, track_running_stats=True)
+    if layer == "spectral norm":
+        first, norm = nn.utils.parametrizations.spectral_norm(first), nn.Identity()
+    net = nn.Sequential(
+        first, norm, nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
+    )
+    data = torch.randn(40, 1, 4, 4), torch.arange(40) % 3
+    prior = priors.ThreeLayer(supports.Independent(0.05), gates="shared")
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=prior)
+    engine = engines.Turbo(
+        lr=3e-2, gates_from=0.0, compact_every=1, reorder_every=1,
+    )  # fmt: skip
+    fit = ptv.fit(bnn, data, engine=engine, epochs=12, batch_size=20, seed=0, progress=False)
+    assert fit.evaluate(data).error is not None
+    fit.compress(data, reorder=True)  # checks what it computes

@@ -178,6 +178,14 @@ class Recipe:
             SpecError: If code is not there, does not take its arguments or gives something else
                 than it should; or if the net is not lifted and a likelihood is missing.
         """
+        return Ingredients(*self.build_model(), self.build_data())
+
+    def build_model(self) -> tuple[BayesianNet, AnyEngine]:
+        """Import the code that the recipe names and make the net and the engine, without data.
+
+        Raises:
+            SpecError: See `build`.
+        """
         from pyro_turbovbi.specs.documents import Document
 
         parts = _parse(Document(self.to_spec()))
@@ -185,8 +193,7 @@ class Recipe:
             torch.manual_seed(self.seed)
             net = parts.net.build()
         likelihood = None if parts.likelihood is None else parts.likelihood.build()
-        bnn = _lifted(net, likelihood, self)
-        return Ingredients(bnn, parts.engine.build(), parts.data.build())
+        return _lifted(net, likelihood, self), parts.engine.build()
 
     def build_data(self) -> Any:
         """Load the data alone; see `Ingredients.data`.
@@ -221,9 +228,12 @@ class Recipe:
             resume: See `ptv.fit`.
 
         Raises:
+            SpecError: If the data say that targets are classes, and likelihood or net do not fit
+                them.
             TurboVBIError: See `build` and `ptv.fit`.
         """
         made = self.build() if ingredients is None else ingredients
+        _check_classes(made, self)
         return fit(
             made.bnn,
             made.train,
@@ -385,3 +395,60 @@ def _lifted(net: Any, likelihood: Any, recipe: Recipe) -> BayesianNet:
             accepted="both in the recipe, or a call that gives a lifted net",
         )
     return lift(net, likelihood=likelihood, prior=recipe.prior)
+
+
+def _check_classes(made: Ingredients, recipe: Recipe) -> None:
+    """Refuses to train on the numbers of classes as if they were amounts, or with few outputs."""
+    classes = made.data.classes if isinstance(made.data, Splits) else None
+    if classes is None:
+        return
+    likelihood = made.bnn.likelihood
+    binary = likelihood.kind == "classification" and len(classes) == 2
+    if binary and not isinstance(likelihood, likelihoods.Categorical):
+        return
+    outputs = _num_outputs(made)
+    few = outputs is not None and outputs < len(classes)
+    if isinstance(likelihood, likelihoods.Categorical):
+        problem = "the network has fewer outputs than there are classes" if few else ""
+    elif likelihood.kind == "classification" and isinstance(likelihood, likelihoods.Bernoulli):
+        problem = "Bernoulli is for two classes"
+    elif likelihood.kind != "classification":
+        problem = f"the targets are classes, which {type(likelihood).__name__} takes for amounts"
+    else:
+        problem = ""  # a likelihood of the user's own
+    if problem:
+        shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        given = f"{len(classes)} classes ({shown})"
+        raise SpecError(
+            problem,
+            given=given if outputs is None else f"{given} and {outputs} outputs",
+            accepted=_lines_for_classes(recipe, len(classes), few=few),
+        )
+
+
+def _lines_for_classes(recipe: Recipe, classes: int, *, few: bool) -> str:
+    """What to write into the recipe."""
+    arguments = recipe.net.get("arguments")
+    by_name = isinstance(arguments, Mapping) and "outputs" in arguments
+    outputs = f"net.arguments.outputs: {classes}" if by_name else f"a net with {classes} outputs"
+    kind = (recipe.likelihood or {}).get("kind")
+    lines = [] if kind == "Categorical" else ["likelihood: {kind: Categorical}"]
+    text = " and ".join([*lines, *([outputs] if few else [])]) + " in the recipe"
+    if recipe.data.get("classes") is True:
+        return f"{text}; or data without classes: true, if the target is an amount"
+    return text
+
+
+@torch.no_grad()
+def _num_outputs(made: Ingredients) -> int | None:
+    """Outputs of the net a data point; None if it cannot tell, which `ptv.fit` says in words."""
+    bnn, x = made.bnn, made.train[0]
+    training = bnn.training
+    bnn.eval()
+    try:
+        output = bnn.output({}, x[:1])
+    except Exception:
+        return None
+    finally:
+        bnn.train(training)
+    return int(output.shape[-1]) if isinstance(output, torch.Tensor) and output.dim() > 1 else 1

@@ -11,6 +11,7 @@ from pyro_turbovbi.data.diabetes import diabetes
 from pyro_turbovbi.data.digits import digits
 from pyro_turbovbi.data.downloads import download
 from pyro_turbovbi.data.files import image_folder, npz_file
+from pyro_turbovbi.data.form import DataForm
 from pyro_turbovbi.data.mnist import fashion_mnist, mnist
 from pyro_turbovbi.data.recovery import GatedRecovery, Recovery, gated_recovery, recovery
 from pyro_turbovbi.data.splits import Splits, TensorPair
@@ -18,6 +19,7 @@ from pyro_turbovbi.data.tables import csv_file, parquet_file
 from pyro_turbovbi.data.uci import uci
 
 __all__ = [
+    "DataForm",
     "GatedRecovery",
     "Recovery",
     "Splits",

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pyro_turbovbi.data._optional import optional
 from pyro_turbovbi.data.location import cache_directory, complete, data_roots, locate
@@ -201,7 +202,17 @@ def _splits(
         for part in ("train", "test")
     )
     train, held_out = hold_out(train, validation, seed)
-    return Splits(train, held_out, test, source=source)
+    mean, scale = _channels(kind)
+    return Splits(
+        train,
+        held_out,
+        test,
+        source=source,
+        input_mean=mean,
+        input_scale=scale,
+        classes=CLASSES if kind is CIFAR10 else None,
+        pixels=True,
+    )
 
 
 def _normalised(images: Bytes, labels: Bytes, kind: Binary, classes: int) -> TensorPair:
@@ -211,9 +222,15 @@ def _normalised(images: Bytes, labels: Bytes, kind: Binary, classes: int) -> Ten
             given=f"{len(images)} images, {len(labels)} labels up to {labels.max(initial=0)}",
             accepted=f"as many labels as images, each from 0 to {classes - 1}",
         )
-    mean, scale = (torch.tensor(channel).view(3, 1, 1) for channel in (kind.mean, kind.scale))
+    mean, scale = _channels(kind)
     pixels = torch.from_numpy(images).to(torch.float32).div_(_LARGEST_PIXEL)
     return TensorPair(pixels.sub_(mean).div_(scale), torch.from_numpy(labels).to(torch.int64))
+
+
+def _channels(kind: Binary) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the channels `[3, 1, 1]`."""
+    mean, scale = (torch.tensor(channel).view(3, 1, 1) for channel in (kind.mean, kind.scale))
+    return mean, scale
 
 
 def _read_binary(directory: Path, kind: Binary, label: int = 0) -> Arrays:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from pyro_turbovbi.data._optional import optional
@@ -30,7 +32,8 @@ def diabetes(seed: int = 0, *, validation: float = 0.1, test: float = 0.1) -> Sp
     problem = "diabetes needs scikit-learn, which is not installed"
     raw = optional("sklearn.datasets", problem, "demo").load_diabetes(scaled=False)
     everything = TensorPair(torch.as_tensor(raw.data), torch.as_tensor(raw.target))
-    return divide(everything, validation=validation, test=test, seed=seed).standardised()
+    splits = divide(everything, validation=validation, test=test, seed=seed)
+    return replace(splits, columns=tuple(raw.feature_names), target="progress").standardised()
 
 
 __all__ = ["diabetes"]

@@ -32,4 +32,4 @@ def digits(seed: int = 0) -> Splits:
     )
     rest, test = hold_out(everything, _TEST_POINTS, seed)
     train, validation = hold_out(rest, _VALIDATION_POINTS, seed)
-    return Splits(train, validation, test)
+    return Splits(train, validation, test, classes=tuple(map(str, range(10))))

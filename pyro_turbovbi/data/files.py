@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pyro_turbovbi.data._optional import optional
@@ -47,7 +49,7 @@ def npz_file(
         ShapeError: If these have different lengths.
         InvalidArgumentError: If the fractions leave no training point.
     """
-    x, y = _arrays(Path(path))
+    x, y = read_arrays(Path(path), ("x", "y"))
     if not x.ndim or not y.ndim or len(x) != len(y):
         raise ShapeError(
             f"x and y of {path} have different lengths",
@@ -84,7 +86,7 @@ def image_folder(
 
     Returns:
         Inputs `[points, channels, height, width]` (float32, pixels scaled to [0, 1]) and labels
-        `[points]` (int64) in the order of the folders' names.
+        `[points]` (int64) in the order of the folders' names, which are `Splits.classes`.
 
     Raises:
         StorageError: If there is no such folder.
@@ -99,7 +101,8 @@ def image_folder(
     if not (root / "train").is_dir() or not (root / "test").is_dir():
         names = _class_names(root)
         everything = _images(root, names, channels, size)
-        return divide(everything, validation=validation, test=test, seed=seed)
+        splits = divide(everything, validation=validation, test=test, seed=seed)
+        return replace(splits, classes=tuple(names), pixels=True)
     names = _class_names(root / "train")
     train, held_out = (_images(root / part, names, channels, size) for part in ("train", "test"))
     if train.x.shape[1:] != held_out.x.shape[1:]:
@@ -109,31 +112,41 @@ def image_folder(
             accepted="images of one size, or size=(height, width)",
         )
     parts = divide(train, validation=validation, test=0.0, seed=seed)
-    return Splits(parts.train, parts.validation, held_out)
+    return Splits(parts.train, parts.validation, held_out, classes=tuple(names), pixels=True)
 
 
 # Arrays ----------------------------------------------------------------------------------------
 
 
-def _arrays(path: Path) -> tuple[Any, Any]:
+def read_arrays(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    """Arrays of numbers from a NumPy archive, by name.
+
+    Raises:
+        StorageError: If the file cannot be read.
+        InvalidDataError: If it is no archive of numbers, or lacks one of them.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if missing := [name for name in ("x", "y") if name not in file]:
+            if missing := [name for name in names if name not in file]:
                 raise InvalidDataError(
-                    f"{path} has no array {missing[0]!r}", given=sorted(file), accepted="x and y"
+                    f"{path} has no array {missing[0]!r}",
+                    given=sorted(file),
+                    accepted=" and ".join(names),
                 )
-            x, y = file["x"], file["y"]
+            arrays = [file[name] for name in names]
     except OSError as error:
         raise StorageError.of("the file cannot be read", path, error) from error
     except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         if isinstance(error, InvalidDataError):
             raise
         raise _no_archive(path) from error
-    if not all(np.issubdtype(a.dtype, np.number) or a.dtype == bool for a in (x, y)):
+    if not all(np.issubdtype(a.dtype, np.number) or a.dtype == bool for a in arrays):
         raise InvalidDataError(
-            f"{path} holds no numbers", given=f"{x.dtype} and {y.dtype}", accepted="numbers"
+            f"{path} holds no numbers",
+            given=" and ".join(str(a.dtype) for a in arrays),
+            accepted="numbers",
         )
-    return x, y
+    return arrays
 
 
 def _no_archive(path: Path) -> InvalidDataError:
@@ -175,7 +188,7 @@ def _images(
     found = [
         (file, label) for label, name in enumerate(names) for file in _image_files(root / name)
     ]
-    pixels = list(_pixels([file for file, _ in found], channels, size))
+    pixels = list(read_images([file for file, _ in found], channels, size))
     shapes = {image.shape for image in pixels}
     if len(shapes) != 1:
         raise InvalidDataError(
@@ -187,8 +200,20 @@ def _images(
     return TensorPair(torch.from_numpy(np.stack(pixels)), labels)
 
 
-def _pixels(files: Sequence[Path], channels: int, size: tuple[int, int] | None) -> Iterator[Any]:
-    """Images [channels, height, width], one after the other."""
+def read_images(
+    files: Sequence[Path], channels: int, size: tuple[int, int] | None
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Images `[channels, height, width]`, one after the other, pixels scaled to [0, 1].
+
+    Args:
+        files: Their files.
+        channels: 3 for colours, 1 for shades of grey.
+        size: Height and width that they are scaled to; None: as they are.
+
+    Raises:
+        InvalidDataError: If a file is no image that can be read.
+        UnsupportedError: If Pillow is not installed.
+    """
     pillow = optional("PIL.Image", "image files need Pillow, which is not installed", "data")
     for file in files:
         try:
@@ -209,4 +234,4 @@ def _by(shape: Sequence[int]) -> str:
     return f"{shape[-2]}x{shape[-1]}"
 
 
-__all__ = ["IMAGES", "image_folder", "npz_file"]
+__all__ = ["IMAGES", "image_folder", "npz_file", "read_arrays", "read_images"]

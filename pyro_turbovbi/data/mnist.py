@@ -24,6 +24,21 @@ _TRAIN = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 _TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 FILES = _TRAIN + _TEST
 """Names of the files, the same ones for both."""
+DIGITS = tuple(map(str, range(10)))
+"""Names of the classes of MNIST; the position is the label."""
+CLOTHES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+"""Names of the classes of Fashion-MNIST; the position is the label."""
 _LARGEST_PIXEL = 255.0
 _UNSIGNED_BYTE = 0x08
 
@@ -55,7 +70,7 @@ def mnist(
         InvalidDataError: If a file is damaged.
         InvalidArgumentError: If `validation` leaves no training image.
     """
-    return _load(find_mnist(root), validation, seed, flat=flat)
+    return _load(find_mnist(root), validation, seed, DIGITS, flat=flat)
 
 
 def fashion_mnist(
@@ -74,15 +89,14 @@ def fashion_mnist(
         flat: Images as vectors `[points, 784]`, else as `[points, 1, 28, 28]`.
 
     Returns:
-        Inputs (float32) and labels `[points]` (int64): T-shirt, trouser, pullover, dress, coat,
-        sandal, shirt, sneaker, bag, ankle boot.
+        Inputs (float32) and labels `[points]` (int64), positions in `CLOTHES`.
 
     Raises:
         DataNotFoundError: If the files are absent; says where it looked and how to get them.
         InvalidDataError: If a file is damaged.
         InvalidArgumentError: If `validation` leaves no training image.
     """
-    return _load(find_fashion_mnist(root), validation, seed, flat=flat)
+    return _load(find_fashion_mnist(root), validation, seed, CLOTHES, flat=flat)
 
 
 def find_mnist(root: str | os.PathLike[str] | None = None) -> Path:
@@ -141,9 +155,12 @@ def read_idx(path: Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape).copy())
 
 
-def _load(directory: Path, validation: int, seed: int, *, flat: bool) -> Splits:
+def _load(
+    directory: Path, validation: int, seed: int, classes: tuple[str, ...], *, flat: bool
+) -> Splits:
     train, held_out = hold_out(_load_pair(directory, _TRAIN, flat=flat), validation, seed)
-    return Splits(train, held_out, _load_pair(directory, _TEST, flat=flat))
+    test = _load_pair(directory, _TEST, flat=flat)
+    return Splits(train, held_out, test, classes=classes, pixels=not flat)
 
 
 def _load_pair(directory: Path, names: tuple[str, str], *, flat: bool) -> TensorPair:

@@ -37,6 +37,15 @@ class Splits:
             the targets' own unit an RMSE is `rmse * target_scale`, a negative log-likelihood
             `nll + ln(target_scale)`.
         source: Which copy of the data this is, where there are several that differ; else empty.
+        input_mean: What was subtracted from the inputs, in their own units; of a shape that
+            broadcasts to one input `[...]`. None if nothing was.
+        input_scale: What they were divided by after that; None if they were not.
+        columns: Names of the columns of the inputs, in order; None if they have none.
+        target: Name of what is to be predicted; empty if it has none.
+        classes: Names of the classes, of which the label is the position; None if targets are no
+            classes, or these have no names.
+        pixels: Whether inputs are images `[channels, height, width]` of a loader that scales pixels
+            to [0, 1], before `input_mean` and `input_scale`.
     """
 
     train: TensorPair
@@ -45,6 +54,12 @@ class Splits:
     target_mean: float = 0.0
     target_scale: float = 1.0
     source: str = ""
+    input_mean: Tensor | None = None
+    input_scale: Tensor | None = None
+    columns: tuple[str, ...] | None = None
+    target: str = ""
+    classes: tuple[str, ...] | None = None
+    pixels: bool = False
 
     def __iter__(self) -> Iterator[TensorPair]:
         """Iterates over the training, validation and test sets."""
@@ -57,11 +72,12 @@ class Splits:
         parts; a constant column keeps its scale.
 
         Args:
-            targets: Whether the targets are standardised too, which `target_mean` and
-                `target_scale` of the result then tell.
+            targets: Whether the targets are standardised too.
 
         Returns:
-            Inputs in single precision, and targets too if they were standardised.
+            Inputs in single precision, and targets too if they were standardised. `input_mean`,
+            `input_scale`, `target_mean` and `target_scale` lead from and to the units that the data
+            had before anything was done to them.
         """
         centre, spread = _moments(self.train.x)
         mean, scale = _moments(self.train.y) if targets else (torch.zeros(()), torch.ones(()))
@@ -70,13 +86,17 @@ class Splits:
             x = ((pair.x - centre) / spread).float()
             return TensorPair(x, ((pair.y - mean) / scale).float() if targets else pair.y)
 
+        before = 0.0 if self.input_mean is None else self.input_mean
+        unit = 1.0 if self.input_scale is None else self.input_scale
         return replace(
             self,
             train=transform(self.train),
             validation=transform(self.validation),
             test=transform(self.test),
-            target_mean=float(mean),
-            target_scale=float(scale),
+            target_mean=self.target_mean + self.target_scale * float(mean),
+            target_scale=self.target_scale * float(scale),
+            input_mean=before + unit * centre,
+            input_scale=unit * spread,
         )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,54 @@ def _splits(
         )
     inputs = [_numbers(table, name) for name in names if name != target]
     labelled = _holds_classes(table.column(target)) if classes is None else classes
-    y = _labels(table, target) if labelled else torch.from_numpy(_numbers(table, target))
+    y, labels = (
+        _labels(table, target) if labelled else (torch.from_numpy(_numbers(table, target)), None)
+    )
     everything = TensorPair(torch.from_numpy(np.stack(inputs, axis=1)), y)
     splits = divide(everything, validation=validation, test=test, seed=seed)
-    return splits.standardised(targets=not labelled)
+    named = replace(
+        splits,
+        columns=tuple(name for name in names if name != target),
+        target=target,
+        classes=labels,
+    )
+    return named.standardised(targets=not labelled)
+
+
+def read_columns(path: Path, names: Sequence[str]) -> Tensor:
+    """Some columns of a table, by name; others in it do not matter.
+
+    Args:
+        path: A Parquet file, by its suffix; else comma-separated values.
+        names: The columns.
+
+    Returns:
+        Numbers `[rows, columns]`, float64.
+
+    Raises:
+        StorageError: If the file cannot be read.
+        InvalidDataError: If a column is missing or there twice, or a value is no finite number.
+        UnsupportedError: If it is a Parquet file and pyarrow is not installed.
+    """
+    parquet = path.suffix.lower() == ".parquet"
+    table = _read_parquet(path, names) if parquet else _read_csv(path)
+    _require(path, table.names, names)
+    return torch.from_numpy(np.stack([_numbers(table, name) for name in names], axis=1))
+
+
+def _require(path: Path, found: Sequence[str], names: Sequence[str]) -> None:
+    """Refuses a table that lacks a column, or has it twice."""
+    for name in names:
+        if found.count(name) > 1:
+            raise InvalidDataError(f"{path} names a column twice", given=list(found))
+        if name not in found:
+            close = difflib.get_close_matches(name, [each for each in found if each not in names])
+            hint = f" (is it {close[0]!r}?)" if close else ""
+            raise InvalidDataError(
+                f"{path} has no column {name!r}{hint}",
+                given=", ".join(found),
+                accepted=f"a table with the columns {', '.join(names)}",
+            )
 
 
 # Values ----------------------------------------------------------------------------------------
@@ -161,8 +206,11 @@ def _holds_classes(column: Sequence[Any] | npt.NDArray[Any]) -> bool:
     return not any(_is_number(value) and not isinstance(_plain(value), bool) for value in column)
 
 
-def _labels(table: _Table, name: str) -> Tensor:
-    """Classes as numbers: in the order of their values if all are numbers, else by name."""
+def _labels(table: _Table, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Classes as numbers, and their names.
+
+    They are in the order of their values if all are numbers, else by name.
+    """
     values = [_plain(value) for value in table.column(name)]
     for row, value in enumerate(values):
         if value is None or value == "" or value != value:  # NaN alone differs from itself
@@ -173,7 +221,7 @@ def _labels(table: _Table, name: str) -> Tensor:
     if all(map(_is_number, names)):
         names.sort(key=float)
     label = {value: number for number, value in enumerate(names)}
-    return torch.tensor([label[value] for value in values])
+    return torch.tensor([label[value] for value in values]), tuple(map(str, names))
 
 
 def _is_number(value: Any) -> bool:
@@ -216,7 +264,8 @@ def _read_csv(path: Path) -> _Table:
     return _Table(path, names, columns, [f"line {line}" for line, _ in rows[1:]])
 
 
-def _read_parquet(path: Path) -> _Table:
+def _read_parquet(path: Path, wanted: Sequence[str] | None = None) -> _Table:
+    """All columns, or those that are wanted."""
     problem = "Parquet files need pyarrow, which is not installed"
     arrow = optional("pyarrow", problem, "data", given=str(path))
     parquet = optional("pyarrow.parquet", problem, "data", given=str(path))
@@ -229,6 +278,9 @@ def _read_parquet(path: Path) -> _Table:
         raise InvalidDataError(f"{path} is no Parquet file that can be read") from error
     if not read.num_rows:
         raise _no_rows(path, "0 rows")
+    if wanted is not None:
+        _require(path, read.column_names, wanted)
+        read = read.select(list(wanted))
     columns = [
         _values(arrow, path, *each) for each in zip(read.column_names, read.columns, strict=True)
     ]
@@ -258,4 +310,4 @@ def _no_rows(path: Path, given: str) -> InvalidDataError:
     return InvalidDataError(f"{path} is no table", given=given, accepted="a header and rows")
 
 
-__all__ = ["csv_file", "parquet_file"]
+__all__ = ["csv_file", "parquet_file", "read_columns"]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_turbovbi._random import seeded
 from pyro_turbovbi.batches import Data, TransformedTensors, as_batches, as_tensors
-from pyro_turbovbi.checks import check_data
+from pyro_turbovbi.checks import check_data, check_runs
 from pyro_turbovbi.compression import Compressed, FineTune, compress, fine_tune, reorder
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.result import Fit
@@ -37,6 +37,7 @@ def compress_fit(
     device = next(fit.bnn.net.parameters()).device
     net, masks = fit.mean_net(), fit.masks(keep)
     inputs = x[:VERIFIED_ROWS].to(device)
+    check_runs(fit.bnn, inputs)
     if reorder_units:
         ordered = reorder(net, masks, inputs)
         net, masks, scales = ordered.net, ordered.masks, ordered.arrange(scales)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -27,6 +29,10 @@ _ACCEPTED = (
     "a DataLoader, a Dataset, or a pair (x, y) of tensors; "
     "batches (x, y) or a dict with the key 'y'"
 )
+
+
+#: More members than that are not named one by one.
+_MEMBERS_NAMED = 4
 
 
 class Batch(tuple[Inputs, Tensor]):
@@ -91,10 +97,11 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
         shuffle: A new order in every pass, drawn from torch's generator, for the latter two.
 
     Raises:
+        InvalidArgumentError: if `batch_size` is no whole number of at least 1.
         InvalidDataError: if the data is empty or of another kind.
         ShapeError: if x and y have different lengths.
     """
-    if batch_size < 1:
+    if not isinstance(batch_size, Integral) or batch_size < 1:
         raise InvalidArgumentError(
             "batch_size is out of range", given=batch_size, accepted="1, 2, ..."
         )
@@ -116,7 +123,7 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
     ):
         return _TensorBatches(data[0], data[1], batch_size, shuffle, transform)
     raise InvalidDataError(
-        "data is of an unknown kind", given=type(data).__name__, accepted=_ACCEPTED
+        "data is of an unknown kind", given=kind_of(data), accepted=_ACCEPTED + _meant(data)
     )
 
 
@@ -136,6 +143,19 @@ def as_tensors(data: Data) -> tuple[Inputs, Tensor]:
     return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, y
 
 
+def kind_of(value: object) -> str:
+    """The type of a value, and of a short list's or tuple's members, in words."""
+    name = type(value).__name__
+    if isinstance(value, tuple | list) and 0 < len(value) <= _MEMBERS_NAMED:
+        return f"{name} of {', '.join(type(member).__name__ for member in value)}"
+    return name
+
+
+def has_splits(value: object) -> bool:
+    """Whether a value is what a loader of `pyro_turbovbi.data` gives, or looks like it."""
+    return all(hasattr(value, part) for part in ("train", "validation", "test"))
+
+
 def num_rows(x: Inputs) -> int:
     """Number of data points of one batch of inputs."""
     return len(x if isinstance(x, Tensor) else next(iter(x.values())))
@@ -146,6 +166,16 @@ def to_device(x: Inputs, device: torch.device) -> Inputs:
     if isinstance(x, Tensor):
         return x.to(device, non_blocking=True)
     return {key: value.to(device, non_blocking=True) for key, value in x.items()}
+
+
+def _meant(data: object) -> str:
+    """What was probably meant by data of an unknown kind: the end of a message, or nothing."""
+    if has_splits(data):
+        return " (did you mean splits.train, or splits.test for an evaluation?)"
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    if pair and any(isinstance(member, np.ndarray) for member in data):  # type: ignore[attr-defined]
+        return " (did you mean torch.from_numpy(x), torch.from_numpy(y)?)"
+    return ""
 
 
 def _as_batch(batch: Any) -> Batch:
@@ -248,6 +278,8 @@ __all__ = [
     "TransformedTensors",
     "as_batches",
     "as_tensors",
+    "has_splits",
+    "kind_of",
     "num_rows",
     "to_device",
 ]

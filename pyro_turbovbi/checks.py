@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_turbovbi.batches import Batch, Inputs, to_device
+from pyro_turbovbi.batches import Batch, Inputs, has_splits, kind_of, to_device
 from pyro_turbovbi.errors import InvalidDataError, ShapeError, TurboVBIError, UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.likelihoods import Likelihood
+
+#: How inputs are brought to a type.
+_CASTS = {torch.float32: "x.float()", torch.float64: "x.double()"}
+#: Inputs that a net is tried on to find out what was wrong.
+_TRIED = 4
 
 
 @torch.no_grad()
@@ -66,6 +73,72 @@ def check_targets(likelihood: Likelihood, y: Tensor, output: Tensor) -> None:
     likelihood.check(y, output)
 
 
+def check_inputs(x: object) -> None:
+    """Refuse what is no inputs to predict at.
+
+    Args:
+        x: What should be a tensor, or a dict of named tensors, each [points, ...].
+
+    Raises:
+        InvalidDataError: if it is something else, or there is no point.
+        ShapeError: if named tensors have different numbers of points.
+    """
+    named = x if isinstance(x, Mapping) else {"x": x}
+    if not named or not all(isinstance(value, Tensor) for value in named.values()):
+        raise InvalidDataError(
+            "the inputs are of an unknown kind",
+            given=kind_of(x),
+            accepted="a tensor, or a dict of tensors for a forward with several arguments"
+            + _meant(x),
+        )
+    shapes = {name: tuple(value.shape) for name, value in named.items()}
+    lengths = {shape[:1] for shape in shapes.values()}
+    if lengths & {(), (0,)}:
+        raise InvalidDataError(
+            "the inputs are empty", given=_listed(named), accepted="at least one data point"
+        )
+    if len(lengths) > 1:
+        raise ShapeError(
+            "inputs have different numbers of rows",
+            given=_listed(named),
+            accepted="one row per data point in all of them",
+        )
+
+
+def check_runs(bnn: BayesianNet, x: Inputs) -> None:
+    """Run a net on a few of the inputs.
+
+    Raises:
+        ShapeError: if it cannot take them.
+    """
+    error = _failure(bnn, _few(x))
+    if error is not None:
+        raise _refused(bnn, x, error) from error
+
+
+@contextmanager
+def network_takes(bnn: BayesianNet, x: Inputs) -> Iterator[None]:
+    """Context in which a net is run on inputs, and says in words if it cannot take them.
+
+    Other errors keep their words: the net is tried on a few of the inputs once something failed.
+
+    Args:
+        bnn: The lifted net.
+        x: All inputs, on its device.
+
+    Raises:
+        ShapeError: if the net cannot take the inputs.
+    """
+    try:
+        yield
+    except TurboVBIError:
+        raise
+    except Exception as error:
+        if _failure(bnn, _few(x)) is not None:
+            raise _refused(bnn, x, error) from error
+        raise
+
+
 def _check_finite(x: Inputs) -> None:
     for name, value in {"x": x}.items() if isinstance(x, Tensor) else x.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -92,24 +165,71 @@ def _check_rows(batch: Batch, output: object) -> None:
 
 
 def _run(bnn: BayesianNet, batch: Batch) -> Tensor:
+    try:
+        with _evaluating(bnn):
+            return bnn.output({}, batch.x)
+    except (TurboVBIError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        raise _refused(bnn, batch.x, error) from error
+
+
+@contextmanager
+def _evaluating(bnn: BayesianNet) -> Iterator[None]:
     training = bnn.training
     bnn.eval()
     try:
-        output = bnn.output({}, batch.x)
-    except TurboVBIError:
-        raise
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        x = batch.x
-        given = (
-            f"{tuple(x.shape)} {x.dtype}"
-            if isinstance(x, Tensor)
-            else ", ".join(f"{key} {tuple(value.shape)}" for key, value in x.items())
-        )
-        raise ShapeError(
-            f"the network cannot take a batch of inputs ({error})",
-            given=f"inputs {given}",
-            accepted="inputs of the shape and dtype that the network was written for",
-        ) from error
+        yield
     finally:
         bnn.train(training)
-    return output
+
+
+def _refused(bnn: BayesianNet, x: Inputs, error: Exception) -> ShapeError:
+    """The error of a net that cannot take inputs."""
+    given = f"inputs {_listed({'x': x} if isinstance(x, Tensor) else x)}"
+    accepted = "inputs of the shape and dtype that the network was written for"
+    dtype = next((p.dtype for p in bnn.net.parameters() if p.is_floating_point()), None)
+    if dtype is not None and _of_other_type(bnn, x, dtype):
+        given = f"{given}, a network of {dtype}"
+        accepted = f"inputs of {dtype}: {_CASTS.get(dtype, f'x.to({dtype})')}"
+    problem = f"the network cannot take a batch of inputs ({error})"
+    return ShapeError(problem, given=given, accepted=accepted)
+
+
+def _of_other_type(bnn: BayesianNet, x: Inputs, dtype: torch.dtype) -> bool:
+    """Whether the type of the inputs is all that is wrong with them."""
+    if not isinstance(x, Tensor) or x.dtype == dtype:
+        return False
+    return _failure(bnn, x[:_TRIED].to(dtype)) is None
+
+
+def _few(x: Inputs) -> Inputs:
+    return x[:_TRIED] if isinstance(x, Tensor) else {key: v[:_TRIED] for key, v in x.items()}
+
+
+def _failure(bnn: BayesianNet, x: Inputs) -> Exception | None:
+    """What comes of running a net on inputs, if it fails."""
+    try:
+        with torch.no_grad(), _evaluating(bnn):
+            bnn.output({}, x)
+    except Exception as error:  # the net is anybody's
+        return error
+    return None
+
+
+def _listed(inputs: Mapping[str, Tensor]) -> str:
+    """Shapes and types of inputs."""
+    if inputs.keys() == {"x"}:
+        return f"{tuple(inputs['x'].shape)} {inputs['x'].dtype}"
+    return ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
+
+
+def _meant(x: object) -> str:
+    """What was probably meant: the end of a message, or nothing."""
+    if isinstance(x, np.ndarray):
+        return " (did you mean torch.from_numpy(x)?)"
+    if has_splits(x):
+        return " (did you mean splits.test.x?)"
+    if isinstance(x, tuple | list) and len(x) == 2:
+        return " (did you mean the inputs alone, the first of a pair (x, y)?)"
+    return ""

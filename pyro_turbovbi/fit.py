@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import torch
 
@@ -91,6 +92,7 @@ def fit(
     """
     engine = engine if engine is not None else Turbo()
     _check_arguments(bnn, engine, epochs)
+    _check_seed(seed)
     _check_autocast(autocast)
     world = World.current()
     _check_world(world, engine)
@@ -224,6 +226,14 @@ def _check_world(world: World, engine: AnyEngine) -> None:
             f"engine {engine.name!r} cannot train in several processes",
             given=f"{world.size} processes",
             accepted='engines.Turbo() with weights="diagonal", or one process',
+        )
+
+
+def _check_seed(seed: object) -> None:
+    # as torch.manual_seed takes them: negative ones stand for their complement
+    if not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise InvalidArgumentError(
+            "seed is no whole number of 64 bits", given=seed, accepted="0, 1, 2, ..."
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi.batches import Data, Inputs, to_device
+from pyro_turbovbi.checks import check_inputs, network_takes
 from pyro_turbovbi.errors import InvalidArgumentError
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.posterior import Posterior, Prediction, predict
@@ -166,13 +167,17 @@ class Fit:
 
         Raises:
             InvalidArgumentError: if `num_samples` is negative.
+            InvalidDataError: if `x` is neither a tensor nor a dict of tensors, or has no point.
+            ShapeError: if the net cannot take the inputs.
         """
         if num_samples < 0:
             raise InvalidArgumentError(
                 "num_samples is out of range", given=num_samples, accepted="0, 1, 2, ..."
             )
-        device = next(self.bnn.net.parameters()).device
-        return predict(self.bnn, self.posterior, to_device(x, device), num_samples)
+        check_inputs(x)
+        x = to_device(x, next(self.bnn.net.parameters()).device)
+        with network_takes(self.bnn, x):
+            return predict(self.bnn, self.posterior, x, num_samples)
 
     def evaluate(self, test: Data, num_samples: int = NUM_SAMPLES) -> Metrics:
         """Error or RMSE, NLL and calibration of the posterior predictive on test data."""

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors, supports
+from pyro_turbovbi.data import Splits, TensorPair
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
@@ -67,6 +68,12 @@ INTEGERS = (
 CLASSES = "accepted: 0 .. 2, since the network has 3 outputs"
 NO_BATCH = "the loader yields no batch; accepted: at least one batch"
 EMPTY = "the data set is empty; accepted: at least one data point"
+DATA = (
+    "accepted: a DataLoader, a Dataset, or a pair (x, y) of tensors; batches (x, y) or a dict with "
+    "the key 'y'"
+)
+SPLITS = Splits(TensorPair(X, Y), TensorPair(X, Y), TensorPair(X, Y))
+PARTS = "(did you mean splits.train, or splits.test for an evaluation?)"
 BAD_DATA: dict[str, tuple[Any, Any, str]] = {
     "NaN input": ((with_value(math.nan), Y), None, INPUTS),
     "infinite input": ((with_value(math.inf), Y), None, INPUTS),
@@ -117,9 +124,21 @@ BAD_DATA: dict[str, tuple[Any, Any, str]] = {
     "a single tensor": (
         X,
         None,
-        "data is of an unknown kind; given: Tensor; accepted: a DataLoader, a Dataset, or a pair "
-        "(x, y) of tensors; batches (x, y) or a dict with the key 'y'",
+        f"data is of an unknown kind; given: Tensor; {DATA}",
     ),
+    "arrays": (
+        (X.numpy(), Y.numpy()),
+        None,
+        f"data is of an unknown kind; given: tuple of ndarray, ndarray; {DATA} "
+        "(did you mean torch.from_numpy(x), torch.from_numpy(y)?)",
+    ),
+    "one array": (
+        (X, Y.numpy()),
+        None,
+        f"data is of an unknown kind; given: tuple of Tensor, ndarray; {DATA} "
+        "(did you mean torch.from_numpy(x), torch.from_numpy(y)?)",
+    ),
+    "all splits": (SPLITS, None, f"data is of an unknown kind; given: Splits; {DATA} {PARTS}"),
 }
 
 
@@ -152,7 +171,15 @@ BAD_SHAPES: dict[str, tuple[Any, Any, str]] = {
         None,
         "the network cannot take a batch of inputs "
         "(mat1 and mat2 must have the same dtype, but got Double and Float); "
-        f"given: inputs (12, 4) torch.float64; {FIT}",
+        "given: inputs (12, 4) torch.float64, a network of torch.float32; "
+        "accepted: inputs of torch.float32: x.float()",
+    ),
+    "dtype and features": (
+        (X[:, :3].double(), Y),
+        None,
+        "the network cannot take a batch of inputs "
+        "(mat1 and mat2 must have the same dtype, but got Double and Float); "
+        f"given: inputs (12, 3) torch.float64; {FIT}",
     ),
     "one-hot labels": (
         (X, nn.functional.one_hot(Y)),
@@ -294,8 +321,130 @@ def test_svi_optimiser_of_another_library() -> None:
         engines.SVI(optim=torch.optim.Adam)
 
 
-def test_numbers_of_draws() -> None:
-    fit = ptv.fit(model(), (X, Y), engine=engines.Turbo(), epochs=1, progress=False)
+@pytest.fixture(scope="module")
+def fitted() -> ptv.Fit:
+    return ptv.fit(model(), (X, Y), engine=engines.Turbo(), epochs=1, progress=False)
+
+
+INPUT = "accepted: a tensor, or a dict of tensors for a forward with several arguments"
+BAD_INPUTS: dict[str, tuple[Any, type[TurboVBIError], str]] = {
+    "an array": (
+        X.numpy(),
+        InvalidDataError,
+        "the inputs are of an unknown kind; given: ndarray; "
+        f"{INPUT} (did you mean torch.from_numpy(x)?)",
+    ),
+    "a pair": (
+        (X, Y),
+        InvalidDataError,
+        "the inputs are of an unknown kind; given: tuple of Tensor, Tensor; "
+        f"{INPUT} (did you mean the inputs alone, the first of a pair (x, y)?)",
+    ),
+    "all splits": (
+        SPLITS,
+        InvalidDataError,
+        f"the inputs are of an unknown kind; given: Splits; {INPUT} (did you mean splits.test.x?)",
+    ),
+    "a loader": (
+        loader(X, Y),
+        InvalidDataError,
+        f"the inputs are of an unknown kind; given: DataLoader; {INPUT}",
+    ),
+    "an empty dict": (
+        {},
+        InvalidDataError,
+        f"the inputs are of an unknown kind; given: dict; {INPUT}",
+    ),
+    "no points": (
+        X[:0],
+        InvalidDataError,
+        "the inputs are empty; given: (0, 4) torch.float32; accepted: at least one data point",
+    ),
+    "a number": (
+        X[0, 0],
+        InvalidDataError,
+        "the inputs are empty; given: () torch.float32; accepted: at least one data point",
+    ),
+    "rows": (
+        {"a": X, "b": X[:3]},
+        ShapeError,
+        "inputs have different numbers of rows; given: a (12, 4), b (3, 4); "
+        "accepted: one row per data point in all of them",
+    ),
+    "names": (
+        {"a": X, "b": X},
+        ShapeError,
+        "the network cannot take a batch of inputs "
+        "(Sequential.forward() got an unexpected keyword argument 'a'); "
+        f"given: inputs a (12, 4), b (12, 4); {FIT}",
+    ),
+    "features": (X[:, :3], ShapeError, BAD_SHAPES["features"][2]),
+    "dtype": (X.double(), ShapeError, BAD_SHAPES["dtype"][2]),
+}
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("case", BAD_INPUTS.values(), ids=list(BAD_INPUTS))
+def test_inputs_of_a_prediction(case: tuple[Any, type[TurboVBIError], str], fitted: Any) -> None:
+    x, kind, message = case
+    with pytest.raises(kind) as error:
+        fitted.predict(x)
+    assert str(error.value) == message
+
+
+def test_what_a_prediction_refuses_an_evaluation_refuses_too(fitted: ptv.Fit) -> None:
+    with pytest.raises(InvalidDataError) as error:
+        fitted.evaluate(SPLITS)
+    assert str(error.value) == BAD_DATA["all splits"][2]
+    with pytest.raises(ShapeError) as wrong:
+        fitted.evaluate((X.double(), Y))
+    assert str(wrong.value) == BAD_SHAPES["dtype"][2]
+
+
+def test_errors_of_another_cause_keep_their_words(
+    fitted: ptv.Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no draw")
+
+    monkeypatch.setattr(type(fitted.posterior), "draw", lambda _: fail())
+    with pytest.raises(RuntimeError, match=r"^no draw$"):
+        fitted.predict(X)
+
+
+def test_compressing_tells_what_was_given(fitted: ptv.Fit) -> None:
+    with pytest.raises(ShapeError) as error:
+        fitted.compress((X[:, :3], Y))
+    assert str(error.value) == BAD_SHAPES["features"][2].replace("12x3", "4x3")
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"batch_size": "64"},
+            "batch_size is out of range; given: 64; accepted: 1, 2, ...",
+        ),
+        ({"batch_size": 0}, "batch_size is out of range; given: 0; accepted: 1, 2, ..."),
+        ({"batch_size": 1.5}, "batch_size is out of range; given: 1.5; accepted: 1, 2, ..."),
+        ({"seed": "a"}, "seed is no whole number of 64 bits; given: a; accepted: 0, 1, 2, ..."),
+        ({"seed": 0.5}, "seed is no whole number of 64 bits; given: 0.5; accepted: 0, 1, 2, ..."),
+        (
+            {"seed": 2**64},
+            f"seed is no whole number of 64 bits; given: {2**64}; accepted: 0, 1, 2, ...",
+        ),
+        ({"epochs": "2"}, "epochs is out of range; given: 2; accepted: 1, 2, ..."),
+    ],
+)
+def test_numbers_of_a_training(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        ptv.fit(model(), (X, Y), engine=Untouchable(), progress=False, **settings)
+    assert str(error.value) == message
+
+
+def test_numbers_of_draws(fitted: ptv.Fit) -> None:
+    fit = fitted
     with pytest.raises(InvalidArgumentError, match=r"^num_samples is out of range; given: -1"):
         fit.predict(X, num_samples=-1)
     with pytest.raises(InvalidArgumentError, match=r"^n is out of range; given: 0"):

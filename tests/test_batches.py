@@ -191,8 +191,17 @@ NO_LENGTH = (
         (Stream(), NO_LENGTH),
         (DataLoader(Stream()), NO_LENGTH),
         ({"x": X, "y": Y}, f"data is of an unknown kind; given: dict; {ACCEPTED}"),
-        ((X, Y, Y), f"data is of an unknown kind; given: tuple; {ACCEPTED}"),
-        ((X.numpy(), Y.numpy()), f"data is of an unknown kind; given: tuple; {ACCEPTED}"),
+        (
+            (X, Y, Y),
+            f"data is of an unknown kind; given: tuple of Tensor, Tensor, Tensor; {ACCEPTED}",
+        ),
+        ([X] * 5, f"data is of an unknown kind; given: list; {ACCEPTED}"),
+        ((), f"data is of an unknown kind; given: tuple; {ACCEPTED}"),
+        (
+            (X.numpy(), Y.numpy()),
+            f"data is of an unknown kind; given: tuple of ndarray, ndarray; {ACCEPTED} "
+            "(did you mean torch.from_numpy(x), torch.from_numpy(y)?)",
+        ),
         (None, f"data is of an unknown kind; given: NoneType; {ACCEPTED}"),
     ],
 )

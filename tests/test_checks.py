@@ -107,24 +107,30 @@ def test_labels_of_the_last_batch_are_checked() -> None:
         look(nn.Linear(4, 3), (X, y))
 
 
+FITTING = "inputs of the shape and dtype that the network was written for"
+NET, FLOATS = ", a network of torch.float32", "inputs of torch.float32: x.float()"
+
+
 @pytest.mark.parametrize(
-    ("x", "cause", "given"),
+    ("x", "cause", "given", "accepted"),
     [
-        (torch.randn(10, 5), "shapes cannot be multiplied", "inputs (4, 5) torch.float32"),
-        (X.double(), "must have the same dtype", "inputs (4, 4) torch.float64"),
-        (torch.zeros(10, 4).long(), "must have the same dtype", "inputs (4, 4) torch.int64"),
+        (torch.randn(10, 5), "shapes cannot be multiplied", "inputs (4, 5) torch.float32", FITTING),
+        (X.double(), "must have the same dtype", f"inputs (4, 4) torch.float64{NET}", FLOATS),
+        (torch.zeros(10, 4).long(), "the same dtype", f"inputs (4, 4) torch.int64{NET}", FLOATS),
     ],
 )
-def test_inputs_that_the_net_cannot_take(x: Tensor, cause: str, given: str) -> None:
+def test_inputs_that_the_net_cannot_take(x: Tensor, cause: str, given: str, accepted: str) -> None:
     with pytest.raises(ShapeError) as error:
         look(nn.Linear(4, 3), (x, Y))
     message = str(error.value)
     assert message.startswith("the network cannot take a batch of inputs (")
     assert cause in message
-    assert message.endswith(
-        f"; given: {given}; "
-        "accepted: inputs of the shape and dtype that the network was written for"
-    )
+    assert message.endswith(f"; given: {given}; accepted: {accepted}")
+
+
+def test_a_net_in_double_precision_asks_for_doubles() -> None:
+    with pytest.raises(ShapeError, match=r"accepted: inputs of torch\.float64: x\.double\(\)$"):
+        look(nn.Linear(4, 3).double(), (X, Y))
 
 
 def test_named_inputs_that_the_net_does_not_know() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi._random import seeded
-from pyro_turbovbi.batches import as_tensors
+from pyro_turbovbi.batches import as_tensors, kind_of
 from pyro_turbovbi.diagnostics._fairness import (
     elbo_groups,
     elbo_remarks,
@@ -269,14 +269,14 @@ def compare(
         Footnotes also say which ELBOs can be ranked, and where the trainings were not alike.
 
     Raises:
-        InvalidArgumentError: If there is no fit, or the fits predict different kinds of targets.
+        InvalidArgumentError: If there is no fit, one is none, or they predict different kinds of
+            targets.
         InvalidDataError: If the test set is empty or of an unknown kind, or targets are outside the
             domain of a likelihood.
         ShapeError: If targets do not fit the outputs of a net.
         UnsupportedError: If there are validation data and the extra `compress` is not installed.
     """
-    if not fits:
-        raise InvalidArgumentError("there is no fit to compare", accepted="{name: fit, ...}")
+    _check_fits(fits)
     kinds = {name: fit.bnn.likelihood.kind for name, fit in fits.items()}
     if len({kind == "classification" for kind in kinds.values()}) > 1:
         raise InvalidArgumentError(
@@ -292,6 +292,19 @@ def compare(
             rows.append(replace(row, elbo_group=groups[name]))
             masks[name] = fit.masks()
     return Comparison(tuple(rows), masks)
+
+
+def _check_fits(fits: object) -> None:
+    accepted = "{name: fit, ...}, what ptv.fit returned by name"
+    if not isinstance(fits, Mapping):
+        raise InvalidArgumentError(
+            "the fits to compare have no names", given=kind_of(fits), accepted=accepted
+        )
+    if not fits:
+        raise InvalidArgumentError("there is no fit to compare", accepted=accepted)
+    for name, fit in fits.items():
+        if not isinstance(fit, FitLike):
+            raise InvalidArgumentError(f"{name!r} is no fit", given=kind_of(fit), accepted=accepted)
 
 
 def _rounding(validation: Any, tolerance: float) -> Callable[[Any], Any]:

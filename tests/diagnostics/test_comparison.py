@@ -431,6 +431,27 @@ def test_impossible_comparisons_are_refused() -> None:
         compare(fits, "no data")
 
 
+FITS = "accepted: {name: fit, ...}, what ptv.fit returned by name"
+NO_NAMES = "the fits to compare have no names"
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("fits", "message"),
+    [
+        (FakeFit(_net()), f"{NO_NAMES}; given: FakeFit; {FITS}"),
+        ([FakeFit(_net())] * 2, f"{NO_NAMES}; given: list of FakeFit, FakeFit; {FITS}"),
+        ({"a": FakeFit(_net()), "b": _net()}, f"'b' is no fit; given: Sequential; {FITS}"),
+        ({}, f"there is no fit to compare; {FITS}"),
+    ],
+    ids=["one fit", "a list", "a net", "nothing"],
+)
+def test_what_is_no_mapping_of_fits_is_refused_in_words(fits: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        compare(fits, _data())
+    assert str(error.value) == message
+
+
 def test_a_net_of_integer_inputs_is_cut_like_any_other() -> None:
     net = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(8, 3))
     bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.Normal())

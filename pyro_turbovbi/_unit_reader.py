@@ -173,7 +173,25 @@ class UnitReader:
         if source is None:
             return None
         whole = vocabulary.flattens_all(node, source.dims)
+        whole |= bool(source.behind) and self._must_flatten(node)
         return self._flattened(source, _call(node), whole=whole)
+
+    def _must_flatten(self, node: fx.Node) -> bool:
+        """Whether `view(-1, n)` can only leave one row a data point.
+
+        It can if nothing behind it changes the number of rows again: the network gives one output
+        for each data point.
+        """
+        nodes = list(self.graph.nodes)
+        behind = nodes[nodes.index(node) + 1 :]
+        return vocabulary.leaves_rows_open(node) and all(map(self._keeps_rows, behind))
+
+    def _keeps_rows(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return type(self.net.get_submodule(str(node.target))) in vocabulary.KEEP_ROWS
+        if node.target in vocabulary.FLATTENINGS:
+            return vocabulary.flattens_all(node, None)
+        return node.op == "output" or node.target in vocabulary.KEEP_ROWS
 
     def _flattened(self, source: Units, how: str, *, whole: bool) -> Units | None:
         """Behind a change of shape; whether it leaves but the dim of the batch."""

@@ -49,6 +49,12 @@ UNIT_WISE: frozenset[Any] = frozenset({
 })  # fmt: skip
 """Layers and calls without parameters that treat every entry by itself and keep the shape."""
 
+KEEP_ROWS: frozenset[Any] = UNIT_WISE | {
+    nn.Linear, nn.BatchNorm1d, nn.PReLU, nn.Softmax, nn.LogSoftmax,
+    torch.softmax, torch.log_softmax, F.softmax, F.log_softmax, "softmax", "log_softmax",
+}  # fmt: skip
+"""Layers and calls that give a matrix as many rows as they get."""
+
 FLATTENINGS: frozenset[Any] = frozenset({torch.flatten, "flatten"})
 RESHAPES: frozenset[Any] = frozenset({torch.reshape, "view", "reshape"})
 AVERAGES: frozenset[Any] = frozenset({torch.mean, torch.amax, "mean", "amax"})
@@ -80,6 +86,18 @@ def flattens_all(node: fx.Node, dims: int | None) -> bool:
         isinstance(sizes, (tuple, list))
         and len(sizes) == 2
         and _is_batch_size(sizes[0], node.args[0])
+    )
+
+
+def leaves_rows_open(node: fx.Node) -> bool:
+    """Whether a call out of `RESHAPES` asks for rows of a given length, however many there are."""
+    given = list(node.args[1:])
+    sizes = given[0] if len(given) == 1 else given
+    return (
+        isinstance(sizes, (tuple, list))
+        and len(sizes) == 2
+        and sizes[0] == -1
+        and isinstance(sizes[1], int)
     )
 
 

@@ -156,13 +156,18 @@ def put_in_order(
     """
     orders: dict[str, Tensor] = {}
     for name, members in groups.members.items():
-        if re.fullmatch(rf"{INPUT}(_\d+)?", name):
+        if is_input(name):
             continue
         order = seriate(unit_features(members, groups.sizes[name], masks()))
         if not bool((order.diff() == 1).all()):
             orders[name] = order
             move(members, order)
     return orders
+
+
+def is_input(group: str) -> bool:
+    """Whether a group is one of features or channels of an input, by its name."""
+    return re.fullmatch(rf"{INPUT}(_\d+)?", group) is not None
 
 
 __all__ = [
@@ -172,6 +177,7 @@ __all__ = [
     "Member",
     "couplings",
     "entries",
+    "is_input",
     "put_in_order",
     "unit_features",
 ]

@@ -234,6 +234,25 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Tensor, str, str]] = {
         "",
     ),
     "view": (lambda: flattened(lambda h: h.view(h.size(0), -1), 256), IMAGES, "first.weight", ""),
+    "view of open rows": (
+        lambda: flattened(lambda h: h.view(-1, 256), 256),
+        IMAGES,
+        "first.weight",
+        "",
+    ),
+    "view of open rows that are closed again": (
+        lambda: Traced(
+            lambda net, x: net.last(
+                torch.relu(net.second(net.first(x).view(-1, 16))).view(x.size(0), -1)
+            ),
+            first=nn.Conv2d(1, 16, 1),
+            second=nn.Linear(16, 5),
+            last=nn.Linear(80, 3),
+        ),
+        IMAGES,
+        "",
+        "",
+    ),
     "reshape": (
         lambda: flattened(lambda h: h.reshape((h.shape[0], 256)), 256),
         IMAGES,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi._tensors import replace_tensor
 from pyro_turbovbi.batches import Batch, Inputs
-from pyro_turbovbi.coupling import INPUT, Couplings, Member
+from pyro_turbovbi.coupling import INPUT, Couplings, Member, is_input
 from pyro_turbovbi.engines.turbo.site import Place, ThreeLayerSite
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor
@@ -115,7 +115,7 @@ def select(groups: Couplings, masks: Mapping[str, Tensor], input_shape: torch.Si
     while changed:  # a unit that goes may leave units before it unread
         changed = False
         for name, members in groups.members.items():
-            if name.startswith(INPUT) and not _selectable(members, groups.sizes[name], input_shape):
+            if is_input(name) and not _selectable(members, groups.sizes[name], input_shape):
                 continue
             read = _read(name, members, groups, masks, alive) & alive[name]
             if not bool(read.any()):

@@ -63,7 +63,11 @@ class RestructuringTurbo:
                 accepted='factorisation="structured", or compact_every=None and reorder_every=None',
             )
         net = whole.model.net
-        self._groups = couplings(net, [n for n, p in net.named_parameters() if p.dim() > 1])
+        weights = [n for n, p in net.named_parameters() if p.dim() > 1]
+        x = plan.example.x
+        self._groups = couplings(
+            net, weights, input_dims=x.dim() if isinstance(x, Tensor) else None
+        )
         steps = ceil(plan.num_data / num_rows(plan.example.x))
         self._compact_every = compact_every and compact_every * steps
         self._reorder_every = reorder_every and reorder_every * steps

@@ -37,6 +37,7 @@ BESIDE = ("models", "recipes")
 
 def houses() -> None:
     write_table(Path("houses.csv"), rows=120)
+    write_table(Path("new_houses.csv"), rows=5)
 
 
 def houses_in_parquet() -> None:

@@ -102,7 +102,7 @@ def test_the_page_on_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_page_on_data_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shown = outputs(DOCS / "data.md")
-    assert len(shown) == 4
+    assert len(shown) == 5
     for printed, text in shown:
         assert text == printed
 

@@ -184,6 +184,34 @@ def compress(
 
 
 @app.command()
+def predict(
+    run: Directory,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="New rows: a .csv or .parquet file with the columns of the inputs, a .npz file "
+            "with x, an image, or a folder of images.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write all predictions to this file.")
+    ] = None,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Posterior draws to average over; 0: the posterior mean alone."
+        ),
+    ] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Predict new rows, in the units of the data; runs the code that the run's recipe names."""
+    from pyro_turbovbi.cli.predict import predict_rows
+
+    show(predict_rows(run, file, out, draws=draws), as_json=as_json)
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[Path],
@@ -222,12 +250,16 @@ def init(
     ] = Path("."),
     data: DataName = None,
     target: Target = None,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="The numbers in that column are those of classes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a commented recipe and a model file that fit the data (default: digits)."""
     from pyro_turbovbi.cli.init import init as write_files
 
-    show(write_files(directory, data=data or "digits", target=target), as_json=as_json)
+    done = write_files(directory, data=data or "digits", target=target, classes=classes)
+    show(done, as_json=as_json)
 
 
 @data_app.command("list")

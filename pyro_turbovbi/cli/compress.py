@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_turbovbi.cli.runs import LoadedRun, Run
 from pyro_turbovbi.compression import Compressed
-from pyro_turbovbi.data import Splits
+from pyro_turbovbi.data import DataForm, Splits
 from pyro_turbovbi.errors import InvalidArgumentError
 
 
@@ -21,21 +21,29 @@ class CompressResult:
         file: Where it is.
         bytes: Size of the file.
         network: The network and its report.
+        data: Names, units and classes of the data that it was trained on.
     """
 
     file: Path
     bytes: int
     network: Compressed
+    data: DataForm
 
     def to_dict(self) -> Mapping[str, Any]:
-        """File, size and all numbers of the report."""
+        """File, size, all numbers of the report, and the form of the data."""
         report = self.network.report.to_dict()
-        return {"file": self.file, "file_bytes": self.bytes, "report": report}
+        data = self.data.to_dict()
+        return {"file": self.file, "file_bytes": self.bytes, "report": report, "data": data}
 
     def __str__(self) -> str:
         net = "" if self.network.surgery is None else ", net=..."
         call = f'ptv.load("{self.file}"{net})'
-        return f"{self.network}\n\n{self.file}: {self.bytes:,} bytes; in Python, {call}"
+        text = f"{self.network}\n\n{self.file}: {self.bytes:,} bytes; in Python, {call}"
+        if self.data.input_scale is None:
+            return text
+        return (
+            f"{text}\nits inputs: (x - input_mean) / input_scale, by the numbers that --json prints"
+        )
 
 
 def compress_run(
@@ -71,7 +79,8 @@ def compress_run(
     small = run.fit.compress(run.made.train, reorder=reorder)
     if tolerance is not None:
         small = small.quantise(_validation(run), tolerance=tolerance)
-    return CompressResult(file, small.save(file, uncertainty=uncertainty), small)
+    size = small.save(file, uncertainty=uncertainty)
+    return CompressResult(file, size, small, DataForm.of(run.made.data))
 
 
 def _validation(run: LoadedRun) -> Any:

@@ -6,10 +6,11 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_turbovbi.batches import as_tensors
@@ -33,18 +34,27 @@ likelihood: {likelihood} # what the outputs mean: Categorical, Bernoulli, Gaussi
 prior: # three layers: which weights there are (support), how large they are, the weights themselves
   kind: ThreeLayer
   support:
-    kind: Chain # kept weights come in runs along a row; or Independent, Grid, Gated, Blocks
-    density: 0.1 # share of the weights that is expected to be needed
-    mean_run: 5 # mean length of a run
+{support}
 
 engine:
-  kind: Turbo # the method of this package; SVI and MAP to compare with
+  kind: Turbo # SVI and MAP, to compare with, need a prior without discrete supports: --prior Normal
   # lr: 0.002
+  # compression: 1.0 # lower, such as 0.1: keep more weights; higher: a smaller network
 
 epochs: {epochs}
 batch_size: {batch_size}
 seed: 0
 """
+CHAIN = """\
+    kind: Chain # kept weights come in runs along a row; or Grid, Independent, Gated, Blocks
+    density: 0.1 # share of the weights that is expected to be needed
+    mean_run: 5 # mean length of a run; belongs to Chain and Grid only"""
+"""Support of a net whose inputs have an order, such as pixels."""
+INDEPENDENT = """\
+    kind: Independent # columns have no order; where inputs have one: Chain, Grid, Gated, Blocks
+    density: 0.1 # share of the weights that is expected to be needed
+    # mean_run: 5 # mean length of a run of kept weights; belongs to Chain and Grid only"""
+"""Support of a net whose inputs are columns of a table."""
 MODEL = '''\
 """The network: plain PyTorch, nothing of it is special."""
 
@@ -66,6 +76,10 @@ def build(inputs: int, outputs: int, hidden: int = 100) -> nn.Module:
 EPOCHS = 60
 _STEPS = 40
 """Steps an epoch should have, as far as batches of at least 8 allow."""
+_WITHOUT_ORDER = ("csv_file", "parquet_file", "npz_file", "diabetes", "uci")
+_TABLES = ("csv_file", "parquet_file")
+_FEW_VALUES = 20
+"""Different whole numbers up to which a target may well be a class."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +89,36 @@ class InitResult:
     Attributes:
         recipe: The recipe.
         model: The model file.
+        hint: What to look at before training; None if nothing is remarkable.
     """
 
     recipe: Path
     model: Path
+    hint: str | None = None
 
     def to_dict(self) -> Mapping[str, Any]:
-        """Both files."""
-        return {"recipe": self.recipe, "model": self.model}
+        """All fields."""
+        return vars(self)
 
     def __str__(self) -> str:
+        hint = f"hint: {self.hint}\n" if self.hint else ""
         recipe = shlex.quote(str(self.recipe))
-        return f"wrote {self.recipe}\nwrote {self.model}\nnext: ptv fit {recipe}"
+        return f"wrote {self.recipe}\nwrote {self.model}\n{hint}next: ptv fit {recipe}"
 
 
-def init(directory: Path, *, data: str = "digits", target: str | None = None) -> InitResult:
+def init(
+    directory: Path, *, data: str = "digits", target: str | None = None, classes: bool = False
+) -> InitResult:
     """Writes a recipe and a model file whose sizes fit the data. Never overwrites.
 
     Args:
         directory: Where to write; made if it is missing.
         data: See `declaration.declare`.
         target: Column to predict, of a table.
+        classes: Whether the numbers in that column are those of classes.
 
     Raises:
-        InvalidArgumentError: If there is such a file already.
+        InvalidArgumentError: If there is such a file already, or `classes` is for no table.
         StorageError: If one cannot be written.
         TurboVBIError: If the data cannot be loaded.
     """
@@ -109,17 +129,24 @@ def init(directory: Path, *, data: str = "digits", target: str | None = None) ->
                 "there is such a file already", given=str(file), accepted="another directory"
             )
     spec = data_spec(data) | ({} if target is None else {"target": target})
-    text = _recipe(files.recipe, spec)
+    if classes and spec["kind"] not in _TABLES:
+        raise InvalidArgumentError(
+            "--classes is for the target column of a table",
+            given=data,
+            accepted="a .csv or .parquet file; in a .npz file, whole numbers y are classes",
+        )
+    spec |= {"classes": True} if classes else {}
+    text, hint = _recipe(files.recipe, spec)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError.of("the directory cannot be made", directory, error) from error
     _write_new({files.model: MODEL, files.recipe: text})
-    return files
+    return replace(files, hint=hint)
 
 
-def _recipe(file: Path, spec: Mapping[str, Any]) -> str:
-    """The recipe's text, sizes taken from the data."""
+def _recipe(file: Path, spec: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The recipe's text, sizes taken from the data, and a hint."""
     declared = Recipe(net={"call": "torch.nn:Identity"}, data=spec)
     loaded = declared.build_data()
     train = loaded.train if isinstance(loaded, Splits) else loaded
@@ -129,7 +156,8 @@ def _recipe(file: Path, spec: Mapping[str, Any]) -> str:
             "data with several inputs", given=list(x), accepted="one input; or a recipe by hand"
         )
     classes = not y.is_floating_point()
-    return RECIPE.format(
+    ordered = x.dim() > 2 or spec.get("kind") not in _WITHOUT_ORDER
+    text = RECIPE.format(
         recipe=shlex.quote(str(file)),
         inputs=x[0].numel(),
         outputs=int(_largest(loaded, y)) + 1 if classes else y[0].numel(),
@@ -137,6 +165,23 @@ def _recipe(file: Path, spec: Mapping[str, Any]) -> str:
         likelihood="{kind: Categorical}" if classes else "{kind: Gaussian}",
         epochs=EPOCHS,
         batch_size=max(8, min(128, len(y) // _STEPS)),
+        support=CHAIN if ordered else INDEPENDENT,
+    )
+    return text, _hint(loaded) if spec.get("kind") in _TABLES else None
+
+
+def _hint(loaded: Splits) -> str | None:
+    """Says it if a target that is taken for an amount looks like a class."""
+    y = torch.cat([part.y for part in loaded])
+    if not y.is_floating_point():
+        return None
+    values = y.double() * loaded.target_scale + loaded.target_mean
+    different = values.round().unique()
+    if len(different) > _FEW_VALUES or not torch.allclose(values, values.round(), atol=1e-3):
+        return None
+    return (
+        f"{loaded.target!r} has {len(different)} different values, all of them whole numbers.\n"
+        "      If they are classes, start anew elsewhere with --classes"
     )
 
 

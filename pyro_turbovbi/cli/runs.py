@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyro_turbovbi.cli.commands import plain
+from pyro_turbovbi.data.form import DataForm
+from pyro_turbovbi.engines.protocol import AnyEngine
 from pyro_turbovbi.errors import InvalidArgumentError, StorageError
+from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.persistence.checkpoints import CheckpointStore, checkpoint_files
 from pyro_turbovbi.persistence.files import write_atomically
 from pyro_turbovbi.recipe import Ingredients, Recipe
@@ -63,7 +66,7 @@ class Run:
 
     @property
     def summary_file(self) -> Path:
-        """What the run achieved, as JSON."""
+        """What the run achieved, and the form of its data, as JSON."""
         return self.directory / "run.json"
 
     @property
@@ -85,11 +88,15 @@ class Run:
 
     @property
     def _finished(self) -> bool:
+        return bool(self._summary().get("finished"))
+
+    def _summary(self) -> dict[str, Any]:
+        """What is in `summary_file`; empty if it is not there or cannot be read."""
         try:
             summary = json.loads(self.summary_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return False
-        return bool(summary["finished"])
+            return {}
+        return summary if isinstance(summary, dict) else {}
 
     @property
     def can_resume(self) -> bool:
@@ -188,18 +195,46 @@ class Run:
             InvalidArgumentError: If the directory holds no fit.
             TurboVBIError: If something is wrong with the recipe, its code, its data or the fit.
         """
+        recipe = self._recipe()
+        made = recipe.build()
+        fit = self._fit(made.bnn, made.engine)
+        return LoadedRun(self.directory.resolve().name, recipe, made, fit)
+
+    def load_fit(self) -> tuple[Recipe, Fit]:
+        """Reads a run without its data, which need not be there any more; runs code like `load`.
+
+        Raises:
+            TurboVBIError: See `load`.
+        """
+        recipe = self._recipe()
+        return recipe, self._fit(*recipe.build_model())
+
+    def data_form(self, recipe: Recipe) -> DataForm:
+        """Names, units and classes of the data that were trained on.
+
+        Args:
+            recipe: That of the run. Its data are loaded if the run is of an older version and does
+                not know their form.
+
+        Raises:
+            TurboVBIError: If what the run says is damaged, or data have to be loaded and cannot be.
+        """
+        known = self._summary().get("data")
+        return DataForm.of(recipe.build_data()) if known is None else DataForm.from_dict(known)
+
+    def _recipe(self) -> Recipe:
         if not self.fit_file.is_file():
             raise InvalidArgumentError(
                 "this is no run",
                 given=str(self.directory),
                 accepted=f"a directory from `ptv fit`, with {self.fit_file.name}",
             )
-        recipe = Recipe.load(self.recipe_file)
-        made = recipe.build()
-        guide = getattr(made.engine, "guide", None)
+        return Recipe.load(self.recipe_file)
+
+    def _fit(self, bnn: BayesianNet, engine: AnyEngine) -> Fit:
+        guide = getattr(engine, "guide", None)
         guide = guide if callable(guide) else None
-        fit = Fit.load(self.fit_file, net=made.bnn.net, guide=guide)
-        return LoadedRun(self.directory.resolve().name, recipe, made, fit)
+        return Fit.load(self.fit_file, net=bnn.net, guide=guide)
 
     def _remember(self, checkpoints: Path | None) -> None:
         """Writes down where checkpoints are; None: nothing new."""

@@ -23,7 +23,10 @@ def run(here: Path) -> Path:
 def test_the_file_is_the_compressed_fit(run: Path) -> None:
     done = ptv("compress", run)
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.rstrip().endswith('bytes; in Python, ptv.load("run/net.ptv")')
+    assert done.stdout.endswith(
+        'bytes; in Python, ptv.load("run/net.ptv")\n'
+        "its inputs: (x - input_mean) / input_scale, by the numbers that --json prints\n"
+    )
     _, _, made, fit = Run(run).load()
     x = made.data.test.x
     with torch.no_grad():

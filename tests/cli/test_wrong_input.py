@@ -375,7 +375,7 @@ CASES = {
     ),
     "pictures that are damaged": Case(
         "report damaged_stages",
-        "the file is damaged or holds no stages: Expecting value: line 1 column 1 (char 0)",
+        "the file holds no stages: it is not a file of this package, or it is damaged",
     ),
     "a report of what is no run": Case(
         "report missing",
@@ -418,7 +418,7 @@ CASES = {
     ),
     "what is no network file": Case(
         "inspect table.csv",
-        "the file is damaged or not a saved network: Expecting value: line 1 column 1 (char 0)",
+        "the file holds no compressed network: it is not a file of this package, or it is damaged",
     ),
     "no such data set": Case(
         "data get cifar",

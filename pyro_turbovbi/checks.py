@@ -83,8 +83,9 @@ def check_inputs(x: object) -> None:
         InvalidDataError: if it is something else, or there is no point.
         ShapeError: if named tensors have different numbers of points.
     """
-    named = x if isinstance(x, Mapping) else {"x": x}
-    if not named or not all(isinstance(value, Tensor) for value in named.values()):
+    members = x if isinstance(x, Mapping) else {"x": x}
+    named = {name: value for name, value in members.items() if isinstance(value, Tensor)}
+    if not members or len(named) < len(members):
         raise InvalidDataError(
             "the inputs are of an unknown kind",
             given=kind_of(x),

@@ -80,9 +80,14 @@ class StorageError(TurboVBIError, OSError):
             path: The file.
             cause: The operating system's error; its number is taken over.
         """
-        error = cls(f"{problem}: {cause.strerror or cause}", given=os.fspath(path))
+        kind = MissingFileError if isinstance(cause, FileNotFoundError) else cls
+        error = kind(f"{problem}: {cause.strerror or cause}", given=os.fspath(path))
         error.errno = cause.errno
         return error
+
+
+class MissingFileError(StorageError, FileNotFoundError):
+    """A file, or the directory of one that is to be written, is not there."""
 
 
 class CheckpointError(TurboVBIError, RuntimeError):

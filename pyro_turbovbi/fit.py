@@ -231,7 +231,7 @@ def _check_world(world: World, engine: AnyEngine) -> None:
 
 def _check_seed(seed: object) -> None:
     # as torch.manual_seed takes them: negative ones stand for their complement
-    if not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+    if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**64:
         raise InvalidArgumentError(
             "seed is no whole number of 64 bits", given=seed, accepted="0, 1, 2, ..."
         )

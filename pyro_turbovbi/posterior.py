@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_turbovbi.batches import Inputs, num_rows
 from pyro_turbovbi.checks import check_targets
+from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.likelihoods import Likelihood
 from pyro_turbovbi.priors.base import Moments
@@ -169,6 +170,27 @@ class Prediction:
     def probs(self) -> Tensor:
         """Predictive class probabilities, shape [batch, ..., classes]; the same as `mean`."""
         return self.mean
+
+    @property
+    def std(self) -> Tensor:
+        """Predictive standard deviation of the target, noise included, shape [batch, ...].
+
+        By the law of total variance: the mean over draws of the noise's variance, and the variance
+        over draws of the mean.
+
+        Raises:
+            UnsupportedError: for classes, whose probabilities say all.
+        """
+        if self.likelihood.kind == "classification":
+            raise UnsupportedError(
+                "classes have no standard deviation",
+                given=type(self.likelihood).__name__,
+                accepted=".probs, the probability of every class",
+            )
+        with torch.no_grad():  # learned noise is a parameter
+            means = torch.stack([self.likelihood.mean(output) for output in self.outputs])
+            noise = [self.likelihood.distribution(output).variance for output in self.outputs]
+            return (means.var(0, unbiased=False) + torch.stack(noise).mean(0)).sqrt()
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log predictive density of targets, ln mean_s p(y | x, w_s), in nats; shape [batch].

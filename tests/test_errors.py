@@ -20,6 +20,7 @@ STANDARD = {
     "VerificationError": RuntimeError,
     "ArtifactError": ValueError,
     "StorageError": OSError,
+    "MissingFileError": FileNotFoundError,
     "CheckpointError": RuntimeError,
     "DistributedError": RuntimeError,
     "DataNotFoundError": FileNotFoundError,
@@ -72,6 +73,14 @@ def test_a_storage_error_carries_what_the_operating_system_said() -> None:
     error = errors.StorageError.of("the file cannot be written", "/full/file", cause)
     assert error.errno == errno.ENOSPC
     assert str(error) == ("the file cannot be written: No space left on device; given: /full/file")
+
+
+def test_a_missing_file_is_what_python_calls_it_too() -> None:
+    cause = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    error = errors.StorageError.of("the file cannot be read", "none", cause)
+    assert isinstance(error, errors.MissingFileError)
+    assert error.errno == errno.ENOENT
+    assert str(error) == "the file cannot be read: No such file or directory; given: none"
 
 
 def test_warnings_have_a_root_that_is_a_user_warning() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import likelihoods, priors
+from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.posterior import (
     DiagonalPosterior,
     Posterior,
@@ -102,6 +103,38 @@ def test_heteroscedastic_predictions() -> None:
     y = torch.randn(5, dtype=torch.float64)
     density = torch.distributions.Normal(outputs[..., 0], outputs[..., 1].exp()).log_prob(y)
     torch.testing.assert_close(prediction.log_prob(y), density.exp().mean(0).log())
+
+
+def test_the_predictive_spread_is_that_of_the_mixture() -> None:
+    """The variance of the mixture of the draws' laws, by quadrature over its density."""
+    outputs = torch.randn(4, 3, 1, dtype=torch.float64)
+    prediction = Prediction(outputs, likelihoods.Gaussian(0.5).double())
+    y = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    density = torch.distributions.Normal(outputs.unsqueeze(-1), 0.5).log_prob(y).exp().mean(0)
+    mean = torch.trapezoid(density * y, y)
+    variance = torch.trapezoid(density * y**2, y) - mean**2
+    torch.testing.assert_close(prediction.std, variance.sqrt(), rtol=1e-6, atol=0.0)
+    assert not prediction.std.requires_grad
+
+
+def test_the_predictive_spread_of_counts_and_of_noise_that_the_net_predicts() -> None:
+    outputs = torch.randn(5, 3, 2, dtype=torch.float64)
+    counts = Prediction(outputs, likelihoods.Poisson())
+    rates = outputs.exp()
+    torch.testing.assert_close(counts.std, (rates.mean(0) + rates.var(0, unbiased=False)).sqrt())
+    noisy = Prediction(outputs, likelihoods.Gaussian(heteroscedastic=True))
+    spread = outputs[..., 1:].exp().square().mean(0) + outputs[..., :1].var(0, unbiased=False)
+    torch.testing.assert_close(noisy.std, spread.sqrt())
+
+
+def test_classes_have_no_spread() -> None:
+    for likelihood in (likelihoods.Categorical(), likelihoods.Bernoulli()):
+        with pytest.raises(UnsupportedError) as error:
+            _ = Prediction(torch.randn(2, 3, 4), likelihood).std
+        assert str(error.value) == (
+            f"classes have no standard deviation; given: {type(likelihood).__name__}; "
+            "accepted: .probs, the probability of every class"
+        )
 
 
 def model() -> ptv.BayesianNet:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -24,7 +23,10 @@ from pyro_turbovbi.compression.stored import Stored
 from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.compression.uncertainty import LoadedPosterior
 from pyro_turbovbi.errors import ArtifactError, InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.likelihoods import Likelihood
+from pyro_turbovbi.persistence.files import read as read_bytes
 from pyro_turbovbi.persistence.files import write_atomically
+from pyro_turbovbi.persistence.likelihoods import storable, to_plain
 
 
 def serialise(
@@ -34,6 +36,7 @@ def serialise(
     steps: Mapping[str, Step] | None = None,
     scales: Mapping[str, Tensor] | None = None,
     surgery: Surgery | None = None,
+    likelihood: Likelihood | None = None,
 ) -> bytes:
     """Writes a compressed network to bytes.
 
@@ -47,6 +50,7 @@ def serialise(
         scales: Posterior standard deviations to keep, by parameter name.
         surgery: How the network was cut, if it is no chain of layers: the file then holds its
             tensors and the surgery.
+        likelihood: What the outputs mean; one of this package, others are left out.
 
     Returns:
         The content of the file; equal networks give equal bytes.
@@ -58,10 +62,11 @@ def serialise(
     """
     if surgery is None:
         _check_chain(module)
+    meaning = to_plain(likelihood) if likelihood is not None and storable(likelihood) else None
     if coding == "plain":
-        return write_plain(module, scales or {}, surgery)
+        return write_plain(module, scales or {}, surgery, meaning)
     if coding == "compact":
-        return write_compact(module, steps or {}, scales or {}, surgery)
+        return write_compact(module, steps or {}, scales or {}, surgery, meaning)
     raise InvalidArgumentError("unknown coding", given=coding, accepted='"plain", "compact"')
 
 
@@ -111,6 +116,7 @@ def save(
     steps: Mapping[str, Step] | None = None,
     scales: Mapping[str, Tensor] | None = None,
     surgery: Surgery | None = None,
+    likelihood: Likelihood | None = None,
 ) -> int:
     """Saves a compressed network to a file, all or nothing.
 
@@ -124,6 +130,7 @@ def save(
         steps: See `serialise`.
         scales: See `serialise`.
         surgery: See `serialise`.
+        likelihood: See `serialise`.
 
     Returns:
         The number of bytes.
@@ -134,7 +141,9 @@ def save(
         InvalidArgumentError: If the coding is unknown.
         StorageError: If the file cannot be written.
     """
-    content = serialise(module, coding=coding, steps=steps, scales=scales, surgery=surgery)
+    content = serialise(
+        module, coding=coding, steps=steps, scales=scales, surgery=surgery, likelihood=likelihood
+    )
     write_atomically(path, content)
     return len(content)
 
@@ -156,9 +165,9 @@ def load(path: str | os.PathLike[str], net: nn.Module | None = None) -> nn.Modul
         InvalidArgumentError, ShapeError: If there is no `net` and the file needs one, there is one
             that it does not need, or it does not fit.
         UnsupportedError: If the package `constriction` is needed and not installed.
-        OSError: If the file cannot be read.
+        StorageError: If the file cannot be read; `MissingFileError` if it is not there.
     """
-    return deserialise(Path(path).read_bytes(), net)
+    return deserialise(read_bytes(path), net)
 
 
 def load_posterior(path: str | os.PathLike[str], net: nn.Module | None = None) -> LoadedPosterior:
@@ -169,7 +178,8 @@ def load_posterior(path: str | os.PathLike[str], net: nn.Module | None = None) -
         net: See `load`.
 
     Returns:
-        The network and the standard deviations of its weights, on the CPU.
+        The network, the standard deviations of its weights, and what its outputs mean if the file
+            says so, on the CPU.
 
     Raises:
         ArtifactError: If the file is damaged, of an unknown version, not one of ours, or holds no
@@ -177,15 +187,15 @@ def load_posterior(path: str | os.PathLike[str], net: nn.Module | None = None) -
         InvalidArgumentError, ShapeError: If there is no `net` and the file needs one, there is one
             that it does not need, or it does not fit.
         UnsupportedError: If the package `constriction` is needed and not installed.
-        OSError: If the file cannot be read.
+        StorageError: If the file cannot be read; `MissingFileError` if it is not there.
     """
-    stored = read(Path(path).read_bytes())
+    stored = read(read_bytes(path))
     if not stored.scales:
         raise ArtifactError(
             "the file holds no standard deviations",
             accepted="a file from Compressed.save(path, uncertainty=True)",
         )
-    return LoadedPosterior(stored.assembled(net), stored.scales)
+    return LoadedPosterior(stored.assembled(net), stored.scales, stored.likelihood)
 
 
 def _check_chain(module: nn.Module) -> None:

@@ -3,14 +3,16 @@
 The manifest (see `container`) is `{"layers": [...]}` for a chain of layers: one list a layer of
 name, type, constructor arguments, and one entry for every tensor of the layer's state in its order
 (see `compact_tensors`); shapes follow from the arguments. For any other network it is `{"state":
-[[name, shape, entry], ...], "surgery": ...}` (see `state_form`). A file of n bytes may stand for at
-most 2^20 + 4096 n entries, which is checked before memory is taken.
+[[name, shape, entry], ...], "surgery": ...}` (see `state_form`). What the outputs mean is the entry
+`likelihood`, if it is known; readers from before there was one pass over it. A file of n bytes may
+stand for at most 2^20 + 4096 n entries, which is checked before memory is taken.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,13 +26,18 @@ from pyro_turbovbi.compression.state_form import described, own_tensors, read_su
 from pyro_turbovbi.compression.stored import Stored
 from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.errors import ArtifactError, UnsupportedError
+from pyro_turbovbi.persistence.likelihoods import of_plain
 
 Steps = Mapping[str, Step]
 Scales = Mapping[str, Tensor]
 
 
 def write_compact(
-    module: nn.Module, steps: Steps, scales: Scales, surgery: Surgery | None = None
+    module: nn.Module,
+    steps: Steps,
+    scales: Scales,
+    surgery: Surgery | None = None,
+    likelihood: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Writes a network in the compact form, and reads it back as a check.
 
@@ -40,6 +47,7 @@ def write_compact(
             not on its grid, or has none, is stored exactly.
         scales: Posterior standard deviations to keep, by parameter name.
         surgery: How the network was cut, if it is no chain of layers.
+        likelihood: What the outputs mean, as `persistence.likelihoods.to_plain` says it.
 
     Returns:
         The content of the file; equal networks give equal bytes.
@@ -49,10 +57,13 @@ def write_compact(
             and empty that no file of its size can be trusted to stand for it.
     """
     writer = TensorWriter()
+    manifest: dict[str, Any]
     if surgery is None:
         manifest = {"layers": _write_layers(writer, module, steps, scales)}
     else:
         manifest = _write_state(writer, module, steps, scales, surgery)
+    if likelihood is not None:
+        manifest["likelihood"] = dict(likelihood)
     content = pack(Sections(manifest, writer.coder.finish(), b"".join(writer.exact)))
     try:
         read_compact(content)
@@ -82,7 +93,9 @@ def read_compact(content: bytes) -> Stored:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of layers without units
         read = _read_state if "state" in sections.manifest else _read_layers
-        return read(reader, sections.manifest)
+        stored = read(reader, sections.manifest)
+    meaning = sections.manifest.get("likelihood")
+    return stored if meaning is None else replace(stored, likelihood=of_plain(meaning))
 
 
 def _write_layers(

@@ -99,7 +99,8 @@ class Compressed:
             coding: `"plain"` (safetensors; readable without further packages) or `"compact"`
                 (entropy coded; needs the extra `compress` in writing and reading). Default: compact
                 for a quantised network, plain for others.
-            uncertainty: Whether the standard deviations travel along, for `load_posterior`.
+            uncertainty: Whether the standard deviations travel along, for `load_posterior`, and the
+                likelihood with its noise, if it is one of this package.
 
         Returns:
             The number of bytes.
@@ -121,6 +122,7 @@ class Compressed:
             steps=None if self.quantisation is None else self.quantisation.steps,
             scales=self.scales if uncertainty else None,
             surgery=self.surgery,
+            likelihood=self.likelihood if uncertainty else None,
         )
 
     def export(self) -> torch.export.ExportedProgram:

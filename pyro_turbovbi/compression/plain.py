@@ -6,13 +6,14 @@ file that was cut off, altered or written by something else is refused. Tensors 
 `<layer>/<tensor>/<part>`; the standard deviations of a tensor (version 2) have the tensor's name
 with `.scale` behind it. A network that is no chain of layers (version 2) is described by `state`,
 the codings of its tensors, `surgery` and `places` (see `state_form`); its marks are named `/0`,
-`/1`, ...
+`/1`, ... What the outputs mean is the entry `likelihood` (version 3).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,12 +39,14 @@ from pyro_turbovbi.compression.stored import (
 )
 from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.errors import ArtifactError
-from pyro_turbovbi.persistence.container import digest
+from pyro_turbovbi.persistence.container import digest, metadata_of
+from pyro_turbovbi.persistence.likelihoods import of_plain
 
 KEY = "pyro_turbovbi"
 """The metadata entry that holds the manifest."""
-VERSIONS = (1, 2)
-"""Versions that are read; 2 is written where there are standard deviations or a surgery."""
+VERSIONS = (1, 2, 3)
+"""Versions that are read; 2 is written where there are standard deviations or a surgery, 3 where
+there is a likelihood."""
 
 Layers = list[dict[str, Any]]
 """The manifest's description of a network: name, type, config and tensor codings of every layer."""
@@ -52,7 +55,10 @@ _SCALE = ".scale"
 
 
 def write_plain(
-    module: nn.Module, scales: Mapping[str, Tensor], surgery: Surgery | None = None
+    module: nn.Module,
+    scales: Mapping[str, Tensor],
+    surgery: Surgery | None = None,
+    likelihood: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Writes a network in the plain form.
 
@@ -60,6 +66,7 @@ def write_plain(
         module: A flat `Sequential` of listed layers; any network if there is a surgery.
         scales: Posterior standard deviations to keep, by parameter name.
         surgery: How the network was cut, if it is no chain of layers.
+        likelihood: What the outputs mean, as `persistence.likelihoods.to_plain` says it.
 
     Returns:
         The content of the file; equal networks give equal bytes.
@@ -70,7 +77,9 @@ def write_plain(
         layers, tensors = _encode_layers(module, scales)
         description = {"layers": layers}
     version = 2 if scales or surgery is not None else 1
-    checksum = digest(description.get("layers", description), tensors)
+    if likelihood is not None:
+        version, description = 3, description | {"likelihood": dict(likelihood)}
+    checksum = digest(_signed(description), tensors)
     manifest = {"version": version} | description | {"sha256": checksum}
     return write_safetensors(tensors, {KEY: json.dumps(manifest, separators=(",", ":"))})
 
@@ -91,10 +100,12 @@ def read_plain(content: bytes) -> Stored:
     manifest = _manifest(content)
     tensors = parse_safetensors(content)
     checksum, version = manifest.pop("sha256"), manifest.pop("version")
-    if checksum != digest(manifest.get("layers", manifest), tensors):
+    if checksum != digest(_signed(manifest), tensors):
         raise ArtifactError("the file is damaged: its content does not have the recorded digest")
+    meaning = manifest.get("likelihood")
+    likelihood = None if meaning is None else of_plain(meaning)
     if "state" in manifest:
-        return _decode_state(manifest, tensors, version)
+        return replace(_decode_state(manifest, tensors, version), likelihood=likelihood)
     network = nn.Sequential()
     scales: dict[str, Tensor] = {}
     sizes: list[TensorSize] = []
@@ -109,7 +120,15 @@ def read_plain(content: bytes) -> Stored:
             sizes.append(TensorSize(f"{name}.indices", size, layer.count, "bit mask", bits, 0.0))
         else:
             sizes += _sizes(f"{name}.", layer.state_dict(), parts)
-    return Stored("plain", version, scales, tuple(sizes), module=network.eval())
+    return Stored(
+        "plain", version, scales, tuple(sizes), module=network.eval(), likelihood=likelihood
+    )
+
+
+def _signed(description: Mapping[str, Any]) -> Any:
+    """What the digest is over: of layers that stand alone, as in version 1, these themselves."""
+    alone = description.keys() == {"layers"}
+    return description["layers"] if alone else description
 
 
 def _encode_layers(
@@ -154,10 +173,9 @@ def _encode_tensors(
 
 
 def _manifest(content: bytes) -> dict[str, Any]:
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
+    metadata = metadata_of(content, "compressed network")
     try:
-        manifest = json.loads(header["__metadata__"][KEY])
+        manifest = json.loads(metadata[KEY])
     except (LookupError, TypeError) as error:
         raise ArtifactError(
             "the file holds no compressed network", accepted="a file from Compressed.save"

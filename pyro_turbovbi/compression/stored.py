@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_turbovbi.compression.state_form import filled
 from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.errors import InvalidArgumentError
+from pyro_turbovbi.likelihoods import Likelihood
 
 SCALE_STEPS = 4
 """Standard deviations are kept in quarters of octaves: at most 9 % off."""
@@ -59,6 +60,7 @@ class Stored:
         module: The network in evaluation mode, on the CPU; None if it is no chain of layers.
         state: The tensors of a network that is no chain of layers, by name.
         surgery: How such a network was cut; None for a chain.
+        likelihood: What the outputs mean, on the CPU; None if the file does not say.
     """
 
     coding: str
@@ -68,6 +70,7 @@ class Stored:
     module: nn.Sequential | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
     surgery: Surgery | None = None
+    likelihood: Likelihood | None = None
 
     def assembled(self, net: nn.Module | None) -> nn.Module:
         """The network.

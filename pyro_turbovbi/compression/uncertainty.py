@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pyro_turbovbi.errors import InvalidArgumentError
+from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.likelihoods import Likelihood
+
+if TYPE_CHECKING:
+    from pyro_turbovbi.posterior import Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +25,13 @@ class LoadedPosterior:
         module: The network with the posterior means, in evaluation mode.
         scales: Posterior standard deviations by parameter name, to the accuracy of the file (9 %);
             parameters without them are points.
+        likelihood: What the outputs mean, with the noise that belongs to them; None if the file
+            does not say: it is an older one, or the likelihood was none of this package.
     """
 
     module: nn.Module
     scales: Mapping[str, Tensor]
+    likelihood: Likelihood | None = None
 
     def draw(self, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """One draw of the uncertain parameters.
@@ -44,7 +52,9 @@ class LoadedPosterior:
     def predict(
         self, x: Tensor, num_samples: int = 32, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Outputs under draws of the weights: what is a spread here is uncertainty.
+        """Outputs under draws of the weights: their spread is the uncertainty of the weights alone.
+
+        What a target may be, noise included, says `predictive`.
 
         Args:
             x: Inputs, shape [batch, ...].
@@ -64,3 +74,32 @@ class LoadedPosterior:
             )
         draws = (self.draw(generator=generator) for _ in range(num_samples))
         return torch.stack([functional_call(self.module, draw, (x,)) for draw in draws])
+
+    def predictive(
+        self, x: Tensor, num_samples: int = 32, *, generator: torch.Generator | None = None
+    ) -> Prediction:
+        """Posterior predictive of the targets, as `Fit.predict` gives it: weights and noise.
+
+        Args:
+            x: Inputs, shape [batch, ...].
+            num_samples: Draws.
+            generator: Source of randomness; None takes torch's.
+
+        Returns:
+            The prediction: its `mean` and `std`, or class probabilities `probs`, and `log_prob`.
+
+        Raises:
+            InvalidArgumentError: If `num_samples` is not positive.
+            UnsupportedError: If there is no likelihood.
+        """
+        from pyro_turbovbi.posterior import Prediction
+
+        if self.likelihood is None:
+            raise UnsupportedError(
+                "the file does not say what the outputs mean",
+                given="likelihood=None",
+                accepted="a file that Fit.compress(...).save(path, uncertainty=True) wrote, or "
+                "dataclasses.replace(posterior, likelihood=...)",
+            )
+        outputs = self.predict(x, num_samples, generator=generator)
+        return Prediction(outputs, self.likelihood)

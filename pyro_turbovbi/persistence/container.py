@@ -83,9 +83,34 @@ def digest(description: object, tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _parse(kind: str, content: bytes) -> Tree:
+def metadata_of(content: bytes, wanted: str) -> dict[str, str]:
+    """The metadata at the beginning of a safetensors file; nothing of it is checked.
+
+    Args:
+        content: The content of the file.
+        wanted: What it should hold, in words.
+
+    Raises:
+        ArtifactError: If it is no safetensors file, or one without metadata.
+    """
     size = int.from_bytes(content[:8], "little")
-    metadata: dict[str, str] = json.loads(content[8 : 8 + size])["__metadata__"]
+    try:
+        header = json.loads(content[8 : 8 + size])
+    except (ValueError, RecursionError) as error:  # neither text nor JSON
+        raise ArtifactError(
+            f"the file holds no {wanted}: it is not a file of this package, or it is damaged"
+        ) from error
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        raise ArtifactError(
+            f"the file holds no {wanted}: it has no metadata of this package",
+            given="a safetensors file of something else",
+        )
+    return metadata
+
+
+def _parse(kind: str, content: bytes) -> Tree:
+    metadata = metadata_of(content, kind)
     if _key(kind) not in metadata:
         raise ArtifactError(
             f"the file holds no {kind}", given=f"{', '.join(metadata)}", accepted=_key(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from uuid import uuid4
@@ -28,8 +29,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             of that name is intact then.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{uuid4().hex}{DRAFT}")
+    draft = target.parent / f".{target.name}.{uuid4().hex}{DRAFT}"
     try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         _write(draft, content)
         draft.replace(target)
         _synchronise(target.parent)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from pyro_turbovbi.compression.container import MAGIC
 from pyro_turbovbi.errors import ArtifactError, TurboVBIError
 from pyro_turbovbi.persistence.container import pack, unpack
 from pyro_turbovbi.persistence.files import read, write_atomically
@@ -33,7 +34,14 @@ def load_fit(
     path: str | os.PathLike[str], net: nn.Module | None = None, *, guide: MakeGuide | None = None
 ) -> Fit:
     """Load a fit; see `Fit.load`."""
-    tree = unpack(KIND, read(path))
+    content = read(path)
+    if content.startswith(MAGIC):
+        raise ArtifactError(
+            "the file holds no fit",
+            given="a compressed network, which ptv.load reads",
+            accepted="a file from Fit.save",
+        )
+    tree = unpack(KIND, content)
     try:
         return _restore(tree, net, guide)
     except TurboVBIError:

@@ -13,10 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_turbovbi import likelihoods
 from pyro_turbovbi.compression.layers import blank, check_layer, config_of, listed_type
 from pyro_turbovbi.errors import (
-    ArtifactError,
     InvalidArgumentError,
     ShapeError,
     SpecError,
@@ -24,11 +22,11 @@ from pyro_turbovbi.errors import (
 )
 from pyro_turbovbi.lift import BayesianNet, weight_matrices
 from pyro_turbovbi.likelihoods import Likelihood
+from pyro_turbovbi.persistence.likelihoods import arguments_of, made, storable
 from pyro_turbovbi.persistence.trees import Tree
 from pyro_turbovbi.priors.base import Prior
 from pyro_turbovbi.priors.selection import BySite, as_selection
 from pyro_turbovbi.priors.spec import from_spec, to_spec
-from pyro_turbovbi.specs.families import settings_of
 
 #: What a layer's table entry leaves out because it does nothing in evaluation mode.
 _ATTRIBUTES = ("p", "inplace")
@@ -163,25 +161,21 @@ def _restore_layers(tree: Tree) -> nn.Module:
 
 
 def _dump_likelihood(likelihood: Likelihood) -> Tree:
-    cls = type(likelihood)
-    if getattr(likelihoods, cls.__name__, None) is not cls:
+    if not storable(likelihood):
         raise UnsupportedError(
             "the likelihood cannot be stored",
             given=likelihood,
             accepted="a likelihood of pyro_turbovbi.likelihoods",
         )
     return {
-        "kind": cls.__name__,
-        "arguments": {name: getattr(likelihood, name) for name in settings_of(cls)},
+        "kind": type(likelihood).__name__,
+        "arguments": arguments_of(likelihood),
         "state": dict(likelihood.state_dict()),
     }
 
 
 def _restore_likelihood(tree: Tree) -> Likelihood:
-    cls = getattr(likelihoods, tree["kind"], None)
-    if not (isinstance(cls, type) and issubclass(cls, Likelihood)):
-        raise ArtifactError("the file has an unknown likelihood", given=tree["kind"])
-    likelihood = cls(**tree["arguments"])
+    likelihood = made(tree["kind"], tree["arguments"])
     _fill(likelihood, tree["state"])
     return likelihood
 

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,13 @@ from pyro_turbovbi.compression.container import Sections, pack, unpack
 from pyro_turbovbi.compression.layers import LAYERS, InputSelect, config_of
 from pyro_turbovbi.compression.plain import KEY
 from pyro_turbovbi.compression.quantisation import Step, quantised
-from pyro_turbovbi.errors import ArtifactError, InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.errors import (
+    ArtifactError,
+    InvalidArgumentError,
+    MissingFileError,
+    StorageError,
+    UnsupportedError,
+)
 from pyro_turbovbi.persistence.container import digest
 from tests.compression.nets import random_masks, randomise
 
@@ -362,7 +369,7 @@ def forge(content: bytes, **changes: object) -> bytes:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 3},
+        {"version": 4},
         {"type": "LSTM"},
         {"type": ["Linear"]},
         {"type": "Conv2d"},
@@ -403,9 +410,37 @@ def test_foreign_files_are_refused(content: bytes, tmp_path: Path) -> None:
         load(tmp_path / "x")
 
 
-def test_missing_file_is_the_systems_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path / "nothing")
+@pytest.mark.parametrize("loader", [load, load_posterior])
+def test_what_cannot_be_read_is_told_by_every_reader_alike(
+    loader: Callable[[Path], object], tmp_path: Path
+) -> None:
+    missing = tmp_path / "nothing"
+    with pytest.raises(MissingFileError) as gone:
+        loader(missing)
+    assert isinstance(gone.value, FileNotFoundError)
+    message = "the file cannot be read: No such file or directory"
+    assert str(gone.value) == f"{message}; given: {missing}"
+    with pytest.raises(StorageError) as error:
+        loader(tmp_path)
+    assert str(error.value) == f"the file cannot be read: Is a directory; given: {tmp_path}"
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff" * 64])
+def test_a_file_of_something_else_is_told_in_words(content: bytes) -> None:
+    with pytest.raises(ArtifactError) as error:
+        deserialise(content)
+    assert str(error.value) == (
+        "the file holds no compressed network: it is not a file of this package, or it is damaged"
+    )
+
+
+def test_tensors_of_something_else_are_told_in_words() -> None:
+    with pytest.raises(ArtifactError) as error:
+        deserialise(write_safetensors({"w": torch.ones(2)}))
+    assert str(error.value) == (
+        "the file holds no compressed network: it has no metadata of this package; "
+        "given: a safetensors file of something else"
+    )
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

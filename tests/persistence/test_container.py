@@ -48,6 +48,27 @@ def test_other_files_are_refused(content: bytes) -> None:
         unpack("thing", content)
 
 
+def test_it_is_said_in_words_why_a_file_is_none() -> None:
+    foreign = "the file holds no thing: it is not a file of this package, or it is damaged"
+    bare = (
+        "the file holds no thing: it has no metadata of this package; "
+        "given: a safetensors file of something else"
+    )
+    numbers = b"\2" + bytes(7) + b"[]"
+    for content, message in {
+        b"": foreign,
+        b"text, and not a little of it": foreign,
+        bytes(range(256)): foreign,
+        b"\xff" * 64: foreign,
+        CONTENT[:100]: foreign,
+        numbers: bare,
+        save({"a": torch.ones(2)}): bare,
+    }.items():
+        with pytest.raises(ArtifactError) as error:
+            unpack("thing", content)
+        assert str(error.value) == message
+
+
 def forged(change: dict[str, Any]) -> bytes:
     """The content with another manifest that has the right digest."""
     tensors = load(CONTENT)

@@ -72,6 +72,18 @@ def test_a_file_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
         write_atomically(tmp_path / "none" / "file", b"")
 
 
+def test_a_directory_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "..", tmp_path):
+        with pytest.raises(StorageError) as error:
+            write_atomically(path, b"")
+        assert str(error.value) == f"the file cannot be written: Is a directory; given: {path}"
+        with pytest.raises(StorageError) as error:
+            read(path)
+        assert str(error.value) == f"the file cannot be read: Is a directory; given: {path}"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_drafts_of_interrupted_writes_are_removed(tmp_path: Path) -> None:
     kept = tmp_path / f"own{DRAFT}"
     for path in (kept, tmp_path / f".file.0123{DRAFT}"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors
+from pyro_turbovbi.compression.container import MAGIC
 from pyro_turbovbi.errors import ArtifactError, InvalidArgumentError, StorageError, UnsupportedError
 from pyro_turbovbi.persistence.container import pack, unpack
 
@@ -98,6 +99,13 @@ def test_other_files_and_damaged_ones_are_refused(tmp_path: Path) -> None:
         path.write_bytes(wrong)
         with pytest.raises(ArtifactError):
             ptv.Fit.load(path)
+    path.write_bytes(MAGIC)
+    with pytest.raises(ArtifactError) as error:
+        ptv.Fit.load(path)
+    assert str(error.value) == (
+        "the file holds no fit; given: a compressed network, which ptv.load reads; "
+        "accepted: a file from Fit.save"
+    )
     with pytest.raises(StorageError, match="No such file"):
         ptv.Fit.load(tmp_path / "none")
     path.write_bytes(content)

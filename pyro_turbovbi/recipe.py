@@ -421,7 +421,7 @@ def _check_classes(made: Ingredients, recipe: Recipe) -> None:
         given = f"{len(classes)} classes ({shown})"
         raise SpecError(
             problem,
-            given=given if outputs is None else f"{given} and {outputs} outputs",
+            given=given if outputs is None else f"{given}, outputs: {outputs}",
             accepted=_lines_for_classes(recipe, len(classes), few=few),
         )
 

@@ -318,6 +318,59 @@ def test_a_lifted_net_keeps_what_the_recipe_leaves_out() -> None:
     assert given.prior.default == priors.Normal()
 
 
+@pytest.mark.parametrize(
+    ("outputs", "likelihood", "message"),
+    [
+        (
+            1,
+            "Gaussian",
+            "the targets are classes, which Gaussian takes for amounts; given: {}, outputs: 1; "
+            "accepted: likelihood: {{kind: Categorical}} and a net with 10 outputs in the recipe",
+        ),
+        (
+            10,
+            "Poisson",
+            "the targets are classes, which Poisson takes for amounts; given: {}, outputs: 10; "
+            "accepted: likelihood: {{kind: Categorical}} in the recipe",
+        ),
+        (
+            9,
+            "Categorical",
+            "the network has fewer outputs than there are classes; given: {}, outputs: 9; "
+            "accepted: a net with 10 outputs in the recipe",
+        ),
+        (
+            1,
+            "Bernoulli",
+            "Bernoulli is for two classes; given: {}, outputs: 1; accepted: likelihood: "
+            "{{kind: Categorical}} and a net with 10 outputs in the recipe",
+        ),
+    ],
+)
+def test_classes_are_not_trained_on_as_amounts(outputs: int, likelihood: str, message: str) -> None:
+    recipe = Recipe(
+        net={"call": "torch.nn:Linear", "arguments": [64, outputs]},
+        data={"kind": "digits"},
+        likelihood={"kind": likelihood},
+        prior=priors.Normal(),
+    )
+    with pytest.raises(SpecError) as caught:
+        recipe.fit(progress=False)
+    assert str(caught.value) == message.format("10 classes (0, 1, 2, 3, 4, ...)")
+
+
+def test_a_model_without_its_data() -> None:
+    recipe = Recipe(
+        net={"call": "torch.nn:Linear", "arguments": [2, 1]},
+        data={"kind": "csv_file", "path": "no.csv", "target": "y"},
+        likelihood={"kind": "Gaussian"},
+        prior=priors.Normal(),
+    )
+    bnn, engine = recipe.build_model()
+    assert tuple(bnn.sites) == ("weight",)
+    assert isinstance(engine, engines.Turbo)
+
+
 def test_the_part_to_train_on() -> None:
     splits = recipe().build()
     assert isinstance(splits.data, Splits)

@@ -18,11 +18,11 @@ from pyro_turbovbi.cli.runs import Run
 from pyro_turbovbi.data.form import DataForm
 from pyro_turbovbi.data.new_rows import read_rows
 from pyro_turbovbi.diagnostics.table import Table
-from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, TurboVBIError, UnsupportedError
+from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
 from pyro_turbovbi.likelihoods import Categorical
 from pyro_turbovbi.persistence.files import write_atomically
 from pyro_turbovbi.posterior import Prediction
-from pyro_turbovbi.result import NUM_SAMPLES, Fit
+from pyro_turbovbi.result import NUM_SAMPLES
 
 SHOWN = 10
 """Rows that are printed."""
@@ -110,7 +110,7 @@ def predict_rows(
     Raises:
         InvalidArgumentError: If there is no such run, or no such directory for `out`.
         UnsupportedError: If the net predicts several classes a row.
-        TurboVBIError: See `runs.Run.load_fit` and `data.new_rows.read_rows`.
+        TurboVBIError: See `runs.Run.load_fit`, `data.new_rows.read_rows` and `Fit.predict`.
     """
     if out is not None and not out.absolute().parent.is_dir():
         raise InvalidArgumentError(
@@ -120,7 +120,8 @@ def predict_rows(
     recipe, fit = run.load_fit()
     form = run.data_form(recipe)
     rows = read_rows(file, form, resize=recipe.data.get("size") is not None)
-    prediction = _predict(fit, rows.x, draws)
+    with seeded(0):
+        prediction = fit.predict(rows.x, draws)
     classes, values = _in_words(prediction, form)
     found = [{"row": name, **value} for name, value in zip(rows.names, values, strict=True)]
     result = PredictResult(directory, file, form.target, classes, draws, found, out)
@@ -129,31 +130,15 @@ def predict_rows(
     return result
 
 
-def _predict(fit: Fit, x: Tensor, draws: int) -> Prediction:
-    try:
-        with seeded(0):
-            return fit.predict(x, draws)
-    except TurboVBIError:
-        raise
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        raise ShapeError(
-            f"the network cannot take these rows ({error})",
-            given=f"inputs {tuple(x.shape)} {x.dtype}",
-            accepted="inputs of the shape that it was trained on",
-        ) from error
-
-
 def _in_words(prediction: Prediction, form: DataForm) -> tuple[list[str] | None, list[Row]]:
     """Names of the classes, if it is about classes, and what is predicted for every row."""
     if prediction.likelihood.kind != "classification":
         return None, _amounts(prediction, form)
     probs = prediction.probs
-    if not isinstance(prediction.likelihood, Categorical):
-        if probs.dim() == 2 and probs.shape[1] == 1:
-            probs = probs[:, 0]
-        if probs.dim() == 1:
-            probs = torch.stack([1.0 - probs, probs], dim=-1)
-    if probs.dim() != 2 or not torch.allclose(probs.sum(-1), probs.new_ones(())):
+    if not isinstance(prediction.likelihood, Categorical):  # P(y = 1), of each target
+        probs = probs.unsqueeze(-1) if probs.dim() == 1 else probs
+        probs = torch.cat([1.0 - probs, probs], dim=-1) if probs.shape[1:] == (1,) else probs[:0]
+    if probs.dim() != 2 or not len(probs):
         raise UnsupportedError(
             "the network predicts more than one class a row",
             given=f"probabilities {tuple(prediction.probs.shape)}",

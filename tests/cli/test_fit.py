@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import pyro_turbovbi as ptv_package
+from pyro_turbovbi import Fit, Recipe
 from pyro_turbovbi.cli import fit as fitting
-from pyro_turbovbi.errors import UnsupportedError
+from pyro_turbovbi.cli.numbers import readable
+from pyro_turbovbi.errors import TrainingWarning, UnsupportedError
 from tests.cli.helpers import RECIPE, interrupt, ptv, write_recipe
 
 
@@ -159,3 +164,71 @@ def test_data_of_another_kind_have_no_test_set(here: Path) -> None:
     done = ptv("fit", "recipe.yaml", "--data", "mine.py:data", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["test"] is None
+
+
+def test_an_rmse_of_a_standardised_target_has_both_units(here: Path) -> None:
+    write_recipe(here)
+    done = ptv("fit", "recipe.yaml", "--out", "run")
+    shown = json.loads((here / "run" / "run.json").read_text())
+    rmse, own = shown["test"]["rmse"], shown["rmse_own_unit"]["test"]
+    assert own == pytest.approx(rmse * shown["data"]["target_scale"])
+    lines = done.stdout.splitlines()
+    assert lines[3] == f"test: RMSE {readable(rmse)} standard deviations of the target"
+    assert lines[4].startswith(f"      ({readable(own)} in its own unit), NLL ")
+    assert lines[4].endswith(" nats a point (4 points)")
+    assert max(map(len, lines[1:])) <= 80
+    assert shown["data"]["columns"] == ["size", "age"]
+    assert shown["advice"] is None
+
+
+def test_an_interrupted_run_knows_its_data_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(here)
+    interrupt(monkeypatch, epoch=2)
+    assert ptv("fit", "recipe.yaml", "--out", "run").exit_code == 130
+    shown = json.loads((here / "run" / "run.json").read_text())
+    assert shown["data"]["target"] == "price"
+    assert (shown["test"], shown["rmse_own_unit"]["test"]) == (None, None)
+
+
+@pytest.mark.filterwarnings("default::pyro_turbovbi.errors.TrainingWarning")
+def test_a_layer_that_is_emptied_gets_an_advice(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_left(fit: Fit, *_: object) -> dict[str, torch.Tensor]:
+        return {name: torch.zeros(site.shape).bool() for name, site in fit.bnn.sites.items()}
+
+    write_recipe(here)
+    monkeypatch.setattr(Fit, "masks", nothing_left)
+    quiet = ptv("fit", "recipe.yaml", "--out", "quiet")
+    assert "a layer" not in quiet.stdout, "nothing was warned of"
+    usual = Recipe.fit
+
+    def warned(*arguments: Any, **options: Any) -> Fit:
+        warnings.warn("no weight is left", TrainingWarning, stacklevel=2)
+        return usual(*arguments, **options)
+
+    monkeypatch.setattr(Recipe, "fit", warned)
+    done = ptv("fit", "recipe.yaml", "--out", "a")
+    assert done.stdout.splitlines()[-2:] == [
+        "a layer has no weights left; more stay with: --set engine.compression=0.1",
+        "in a; next: ptv compress a",
+    ]
+    assert "warning: no weight is left\n" in done.stderr
+    again = ptv("fit", "recipe.yaml", "--set", "engine.compression=0.1", "--out", "b")
+    assert "--set engine.compression=0.01\n" in again.stdout
+    for number, other in enumerate(("engine={kind: MAP}", "engine.kl_weight=0.5")):
+        done = ptv("fit", "recipe.yaml", "--set", other, "--out", f"c{number}")
+        assert done.exit_code == 0, done.stderr
+        assert "a layer" not in done.stdout
+
+
+@pytest.mark.parametrize("engine", ["MAP", "SVI", "NUTS"])
+def test_engines_that_cannot_take_a_prior_name_an_option(engine: str, here: Path) -> None:
+    write_recipe(here, RECIPE.replace("kind: Normal", "kind: ThreeLayer"))
+    done = ptv("fit", "recipe.yaml", "--engine", engine, "--checkpoint-every", 0)
+    assert done.exit_code == 1
+    assert done.stderr.endswith(", or --prior Normal\n")
+    assert "with_prior" not in done.stderr
+    assert "cannot handle the discrete supports of its priors; given: weights weight; acc" in (
+        done.stderr
+    )

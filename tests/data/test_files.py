@@ -84,6 +84,7 @@ def test_a_folder_a_class(tmp_path: Path) -> None:
     splits = image_folder(tmp_path, channels=1, test=0.2, validation=0.2)
     assert [len(part.x) for part in splits] == [6, 2, 2]
     assert splits.train.x.shape[1:] == (1, 3, 4)
+    assert (splits.classes, splits.pixels) == (("dark", "light"), True)
     for part in splits:
         assert torch.equal(part.y, (part.x.amax((1, 2, 3)) > 0.5).long())
     assert image_folder(tmp_path).train.x.shape[1:] == (3, 3, 4)

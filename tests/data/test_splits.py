@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -68,3 +70,16 @@ def test_standardising_uses_the_training_points_alone() -> None:
     expected = (whole.test.x - whole.train.x.mean(0)) / spread
     torch.testing.assert_close(splits.test.x, expected.float())
     assert torch.equal(splits.test.y, whole.test.y)
+
+
+def test_what_was_done_to_the_data_is_kept_however_often() -> None:
+    raw = TensorPair(torch.randn(40, 3, dtype=torch.float64) * 5 + 2, torch.randn(40) * 3 + 1)
+    twice = replace(divide(raw).standardised(), columns=("a", "b", "c")).standardised()
+    once = divide(raw)
+    for part, own in zip(twice, once, strict=True):
+        assert twice.input_mean is not None
+        back = part.x * twice.input_scale + twice.input_mean
+        torch.testing.assert_close(back, own.x, rtol=1e-5, atol=1e-5)
+        y = part.y * twice.target_scale + twice.target_mean
+        torch.testing.assert_close(y, own.y, rtol=1e-5, atol=1e-5)
+    assert (once.input_mean, once.input_scale, once.columns, once.classes) == (None,) * 4

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pyro_turbovbi.data import csv_file, parquet_file
+from pyro_turbovbi.data.tables import read_columns
 from pyro_turbovbi.errors import InvalidDataError, StorageError, UnsupportedError
 
 
@@ -59,6 +60,9 @@ def test_classes_are_numbered_in_order(
     assert splits.train.y[order].tolist() == expected * 4
     assert splits.train.y.dtype == torch.int64
     assert (splits.target_mean, splits.target_scale) == (0.0, 1.0)
+    assert splits.classes is not None
+    assert [splits.classes[label] for label in expected] == names
+    assert (splits.columns, splits.target) == (("number",), "name")
 
 
 BAD_TABLES = {
@@ -173,6 +177,21 @@ def test_classes_of_a_parquet_file(
     train = parquet_file(path, "y", classes=classes, validation=0.0, test=0.0).train
     assert train.y[train.x[:, 0].argsort()].tolist() == expected
     assert train.y.dtype == torch.int64
+
+
+def test_columns_are_read_by_name(tmp_path: Path) -> None:
+    text = table(tmp_path / "a.csv", "a,when,b", "1,now,2", "3,then,4")
+    binary = columns(
+        tmp_path / "a.parquet", a=[1, 3], when=[datetime.date(2020, 1, 1)] * 2, b=[2, 4]
+    )
+    for path in (text, binary):
+        assert read_columns(path, ("b", "a")).tolist() == [[2.0, 1.0], [4.0, 3.0]]
+        with pytest.raises(InvalidDataError) as caught:
+            read_columns(path, ("a", "whem"))
+        assert str(caught.value) == (
+            f"{path} has no column 'whem' (is it 'when'?); given: a, when, b; accepted: a table "
+            "with the columns a, whem"
+        )
 
 
 BAD_COLUMNS = {

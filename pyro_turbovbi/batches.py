@@ -103,7 +103,7 @@ def as_batches(data: Data, *, batch_size: int, shuffle: bool) -> Batches:
     """
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise InvalidArgumentError(
-            "batch_size is out of range", given=batch_size, accepted="1, 2, ..."
+            "batch_size is out of range", given=repr(batch_size), accepted="1, 2, ..."
         )
     if isinstance(data, DataLoader):
         return _LoaderBatches(data)

@@ -197,7 +197,9 @@ def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
         )
     _check_engine(engine)
     if not isinstance(epochs, int) or epochs < 1:
-        raise InvalidArgumentError("epochs is out of range", given=epochs, accepted="1, 2, ...")
+        raise InvalidArgumentError(
+            "epochs is out of range", given=repr(epochs), accepted="1, 2, ..."
+        )
     if not bnn.sites:
         raise SiteError(
             "no parameter of the net has a prior",
@@ -233,7 +235,7 @@ def _check_seed(seed: object) -> None:
     # as torch.manual_seed takes them: negative ones stand for their complement
     if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**64:
         raise InvalidArgumentError(
-            "seed is no whole number of 64 bits", given=seed, accepted="0, 1, 2, ..."
+            "seed is no whole number of 64 bits", given=repr(seed), accepted="0, 1, 2, ..."
         )
 
 

@@ -424,17 +424,17 @@ def test_compressing_tells_what_was_given(fitted: ptv.Fit) -> None:
     [
         (
             {"batch_size": "64"},
-            "batch_size is out of range; given: 64; accepted: 1, 2, ...",
+            "batch_size is out of range; given: '64'; accepted: 1, 2, ...",
         ),
         ({"batch_size": 0}, "batch_size is out of range; given: 0; accepted: 1, 2, ..."),
         ({"batch_size": 1.5}, "batch_size is out of range; given: 1.5; accepted: 1, 2, ..."),
-        ({"seed": "a"}, "seed is no whole number of 64 bits; given: a; accepted: 0, 1, 2, ..."),
+        ({"seed": "a"}, "seed is no whole number of 64 bits; given: 'a'; accepted: 0, 1, 2, ..."),
         ({"seed": 0.5}, "seed is no whole number of 64 bits; given: 0.5; accepted: 0, 1, 2, ..."),
         (
             {"seed": 2**64},
             f"seed is no whole number of 64 bits; given: {2**64}; accepted: 0, 1, 2, ...",
         ),
-        ({"epochs": "2"}, "epochs is out of range; given: 2; accepted: 1, 2, ..."),
+        ({"epochs": "2"}, "epochs is out of range; given: '2'; accepted: 1, 2, ..."),
     ],
 )
 def test_numbers_of_a_training(settings: dict[str, Any], message: str) -> None:

@@ -52,6 +52,7 @@ Layers = list[dict[str, Any]]
 """The manifest's description of a network: name, type, config and tensor codings of every layer."""
 
 _SCALE = ".scale"
+_FIT = "pyro_turbovbi.fit"
 
 
 def write_plain(
@@ -178,7 +179,9 @@ def _manifest(content: bytes) -> dict[str, Any]:
         manifest = json.loads(metadata[KEY])
     except (LookupError, TypeError) as error:
         raise ArtifactError(
-            "the file holds no compressed network", accepted="a file from Compressed.save"
+            "the file holds no compressed network",
+            given="a fit, which Fit.load reads" if _FIT in metadata else None,
+            accepted="a file from Compressed.save",
         ) from error
     if manifest["version"] not in VERSIONS:
         raise ArtifactError(

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from pyro_turbovbi.compression.container import MAGIC
+from pyro_turbovbi.compression.plain import KEY
 from pyro_turbovbi.errors import ArtifactError, TurboVBIError
-from pyro_turbovbi.persistence.container import pack, unpack
+from pyro_turbovbi.persistence.container import metadata_of, pack, unpack
 from pyro_turbovbi.persistence.files import read, write_atomically
 from pyro_turbovbi.persistence.networks import dump_bayesian_net, restore_bayesian_net
 from pyro_turbovbi.persistence.posteriors import MakeGuide, dump_posterior, restore_posterior
@@ -35,7 +36,7 @@ def load_fit(
 ) -> Fit:
     """Load a fit; see `Fit.load`."""
     content = read(path)
-    if content.startswith(MAGIC):
+    if content.startswith(MAGIC) or KEY in metadata_of(content, KIND):
         raise ArtifactError(
             "the file holds no fit",
             given="a compressed network, which ptv.load reads",

@@ -99,18 +99,23 @@ def test_other_files_and_damaged_ones_are_refused(tmp_path: Path) -> None:
         path.write_bytes(wrong)
         with pytest.raises(ArtifactError):
             ptv.Fit.load(path)
-    path.write_bytes(MAGIC)
-    with pytest.raises(ArtifactError) as error:
-        ptv.Fit.load(path)
-    assert str(error.value) == (
-        "the file holds no fit; given: a compressed network, which ptv.load reads; "
-        "accepted: a file from Fit.save"
-    )
+    for network in (MAGIC, (tmp_path / "net").read_bytes()):
+        path.write_bytes(network)
+        with pytest.raises(ArtifactError) as error:
+            ptv.Fit.load(path)
+        assert str(error.value) == (
+            "the file holds no fit; given: a compressed network, which ptv.load reads; "
+            "accepted: a file from Fit.save"
+        )
     with pytest.raises(StorageError, match="No such file"):
         ptv.Fit.load(tmp_path / "none")
     path.write_bytes(content)
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError) as error:
         ptv.load(path)
+    assert str(error.value) == (
+        "the file holds no compressed network; given: a fit, which Fit.load reads; "
+        "accepted: a file from Compressed.save"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,10 +11,18 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.batches import Batch, Inputs, has_splits, kind_of, to_device
-from pyro_turbovbi.errors import InvalidDataError, ShapeError, TurboVBIError, UnsupportedError
+from pyro_turbovbi.errors import (
+    InvalidDataError,
+    ShapeError,
+    TrainingWarning,
+    TurboVBIError,
+    UnsupportedError,
+)
 from pyro_turbovbi.lift import BayesianNet
 from pyro_turbovbi.likelihoods import Likelihood
 
+#: Root mean square of inputs or targets above which training does not get far.
+FAR = 30.0
 #: How inputs are brought to a type.
 _CASTS = {torch.float32: "x.float()", torch.float64: "x.double()"}
 #: Inputs that a net is tried on to find out what was wrong.
@@ -36,6 +45,10 @@ def check_data(bnn: BayesianNet, batches: Iterable[Batch], device: torch.device)
         InvalidDataError: if the data is empty, not finite, or outside the likelihood's domain.
         ShapeError: if the net cannot take the inputs, or the targets do not fit its output.
         UnsupportedError: if the net returns something else than one tensor.
+
+    Warns:
+        TrainingWarning: if inputs or real targets are far from unit variance, for which priors and
+            learning rates are made.
     """
     first, output = None, None
     for batch in batches:
@@ -47,7 +60,27 @@ def check_data(bnn: BayesianNet, batches: Iterable[Batch], device: torch.device)
         bnn.likelihood.check(batch.y.to(device), output)
     if first is None:
         raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
+    _warn_of_units(bnn.likelihood, first)
     return first
+
+
+def _warn_of_units(likelihood: Likelihood, batch: Batch) -> None:
+    named = {"x": batch.x} if isinstance(batch.x, Tensor) else dict(batch.x)
+    if likelihood.kind == "regression":
+        named["the targets"] = batch.y
+    far = {
+        name: size
+        for name, value in named.items()
+        if value.is_floating_point() and (size := float(value.square().mean().sqrt())) > FAR
+    }
+    if far:
+        sizes = " and ".join(f"of {name} {size:,.4g}" for name, size in far.items())
+        warnings.warn(
+            f"the root mean square {sizes}, where about 1 is expected: standardise them, for "
+            "example by data.Splits.standardised()",
+            TrainingWarning,
+            stacklevel=4,
+        )
 
 
 def check_targets(likelihood: Likelihood, y: Tensor, output: Tensor) -> None:

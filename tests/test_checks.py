@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pyro_turbovbi as ptv
 from pyro_turbovbi import likelihoods, priors
 from pyro_turbovbi.batches import Batch, as_batches
 from pyro_turbovbi.checks import check_data, check_targets
-from pyro_turbovbi.errors import InvalidDataError, ShapeError, UnsupportedError
+from pyro_turbovbi.errors import InvalidDataError, ShapeError, TrainingWarning, UnsupportedError
 
 CPU = torch.device("cpu")
 X = torch.randn(10, 4)
@@ -181,3 +182,16 @@ def test_targets_are_held_against_outputs() -> None:
         check_targets(categorical, Y[:, None], output)
     with pytest.raises(InvalidDataError, match="class labels have the wrong type"):
         check_targets(categorical, Y.float(), output)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "sizes"),
+    [
+        (300.0 * torch.ones(10, 4), torch.ones(10, 1), "of x 300"),
+        (torch.ones(10, 4), 2e5 * torch.ones(10, 1), "of the targets 2e+05"),
+    ],
+)
+def test_numbers_in_units_of_their_own_are_noticed(x: Tensor, y: Tensor, sizes: str) -> None:
+    bnn = ptv.lift(nn.Linear(4, 1), likelihood=likelihoods.Gaussian(), prior=priors.Normal())
+    with pytest.warns(TrainingWarning, match=re.escape(f"the root mean square {sizes}, where")):
+        check_data(bnn, as_batches((x, y), batch_size=4, shuffle=False), CPU)

@@ -93,12 +93,10 @@ def leaves_rows_open(node: fx.Node) -> bool:
     """Whether a call out of `RESHAPES` asks for rows of a given length, however many there are."""
     given = list(node.args[1:])
     sizes = given[0] if len(given) == 1 else given
-    return (
-        isinstance(sizes, (tuple, list))
-        and len(sizes) == 2
-        and sizes[0] == -1
-        and isinstance(sizes[1], int)
-    )
+    if not isinstance(sizes, (tuple, list)) or len(sizes) != 2:
+        return False
+    rows, length = sizes
+    return isinstance(rows, int) and rows == -1 and isinstance(length, int)
 
 
 def is_whole(start: Any, end: Any, dims: int | None) -> bool:

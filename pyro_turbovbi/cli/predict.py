@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from pyro_turbovbi._random import seeded
 from pyro_turbovbi.cli.numbers import decimals

@@ -48,6 +48,7 @@ def read_rows(path: Path, form: DataForm, *, resize: bool = False) -> NewRows:
         ShapeError: If arrays have another shape.
         UnsupportedError: If a package that reads the file is not installed.
     """
+    names: Sequence[int | str]
     kind = path.suffix.lower()
     if path.is_dir() or kind in IMAGES:
         names, x = _images(path, form, resize=resize)

@@ -71,7 +71,8 @@ def _warn_of_units(likelihood: Likelihood, batch: Batch) -> None:
     far = {
         name: size
         for name, value in named.items()
-        if value.is_floating_point() and (size := float(value.square().mean().sqrt())) > FAR
+        if value.is_floating_point()
+        and FAR < (size := float(value.square().mean().sqrt())) < float("inf")
     }
     if far:
         sizes = " and ".join(f"of {name} {size:,.4g}" for name, size in far.items())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors, supports
 from pyro_turbovbi.errors import InvalidArgumentError, SiteError
 from pyro_turbovbi.training import start_digest
+from tests.terminals import Terminal
 
 THREE_LAYER = priors.ThreeLayer(support=supports.Chain(0.3, 3.0))
 ENGINES = {
@@ -295,12 +298,14 @@ def test_point_estimates_equal_a_plain_penalised_fit() -> None:
         torch.testing.assert_close(value, net.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-def test_progress_bar_is_shown_unless_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
-    bnn = model(priors.Normal())
-    run(bnn, data(), engine=engines.MAP(), epochs=1)
-    assert capsys.readouterr().err == ""
-    run(bnn, data(), engine=engines.MAP(), epochs=1, progress=True)
-    assert "map" in capsys.readouterr().err
+@pytest.mark.parametrize(("progress", "terminal"), [(False, True), (True, False), (True, True)])
+def test_a_bar_is_shown_to_a_terminal_unless_switched_off(
+    progress: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    run(model(priors.Normal()), data(), engine=engines.MAP(), epochs=1, progress=progress)
+    assert ("map" in stream.getvalue()) is (progress and terminal)
 
 
 @pytest.mark.usefixtures("no_type_checks")

@@ -9,7 +9,6 @@ writes what it has seen to `DIRECTORY/RANK.pt`. The last case ends one of them.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import warnings
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyro_turbovbi as ptv
 from pyro_turbovbi import distributed, engines, likelihoods, priors, supports
 from pyro_turbovbi.errors import TurboVBIError, TurboVBIWarning
+from tests.terminals import Terminal
 
 #: Rows of the data; the last batch of an epoch is smaller than there are processes.
 ROWS, BATCH, EPOCHS = 65, 16, 3
@@ -191,7 +191,7 @@ def main(directory: Path) -> None:
     found["dropout"] = seen(train(mlp(nn.Dropout(0.5))))
     interrupted(directory / "checkpoints")
     torch.set_default_dtype(torch.float32)
-    with contextlib.redirect_stderr(io.StringIO()) as bar:
+    with contextlib.redirect_stderr(Terminal()) as bar:
         found["single precision"] = seen(train(mlp(), progress=True))
     found["bar"] = bar.getvalue()
     found["told"] = world.told({"a": [world.rank, torch.full((2,), float(world.rank))]}, source=1)

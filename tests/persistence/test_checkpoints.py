@@ -93,7 +93,9 @@ def test_a_damaged_one_is_left_out_for_the_one_before(
     with caplog.at_level(logging.WARNING, logger="pyro_turbovbi"):
         assert again.newest().step == 20
     (record,) = caplog.records
-    assert f"{path_of(store, 30)} is left out: the file is damaged" in record.getMessage()
+    message = record.getMessage()
+    assert f"{path_of(store, 30)} is left out: the file" in message
+    assert "damaged" in message
     again.write(25, -5.0, state(25))
     again.write(28, -6.0, state(28))
     assert again.steps == [20, 25, 28, 30], "a damaged one takes nobody's place"

@@ -225,7 +225,8 @@ def render_benchmarks(results: Mapping[str, Result]) -> str:
 def _render_case(result: Result) -> str:
     """A case of the benchmarks page: pictures, table, and how it was measured, folded."""
     images = [
-        f"![{picture['caption']}]({picture['file']})" for picture in result.get("pictures", [])
+        f"![{picture['caption']}]({picture['file']})<br>*{picture['caption']}*"
+        for picture in result.get("pictures", [])
     ]
     protocol = f"{result['protocol'].rstrip('. ')}. {_circumstances(result)}"
     measured = f'??? note "How it was measured"\n\n    {protocol[0].upper()}{protocol[1:]}'

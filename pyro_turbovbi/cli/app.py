@@ -123,7 +123,6 @@ def fit(
         seed=seed,
         settings=settings or (),
     )
-    progress = sys.stderr.isatty()  # a log has no use for a bar
     result = fit_recipe(
         recipe,
         source,
@@ -131,7 +130,6 @@ def fit(
         resume=resume,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
-        progress=progress,
     )
     if result is not None and is_first():
         show(result, as_json=as_json)

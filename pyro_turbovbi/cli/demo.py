@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,7 +171,6 @@ def _fit_all(recipe: Recipe, splits: Splits, epochs: int, seed: int) -> dict[str
         epochs=epochs,
         seed=seed,
         batch_size=recipe.batch_size,
-        progress=sys.stderr.isatty(),  # a log has no use for a bar
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -155,12 +155,10 @@ def _class(names: Sequence[str], probs: Sequence[float]) -> Row:
 
 
 def _amounts(prediction: Prediction, form: DataForm) -> list[Row]:
-    """Moments of the predictive law, which is a mixture of the likelihoods of the draws."""
-    laws = [prediction.likelihood.distribution(output) for output in prediction.outputs.double()]
-    means = torch.stack([law.mean for law in laws])
-    within = torch.stack([law.variance for law in laws]).mean(0)
-    sd = (within + means.var(0, unbiased=False)).sqrt().flatten(1) * form.target_scale
-    mean = means.mean(0).flatten(1) * form.target_scale + form.target_mean
+    """Moments of the predictive law, in the target's own unit."""
+    exact = replace(prediction, outputs=prediction.outputs.double())
+    sd = exact.std.flatten(1) * form.target_scale
+    mean = exact.mean.flatten(1) * form.target_scale + form.target_mean
     ends = [""] if mean.shape[1] == 1 else [f"_{n + 1}" for n in range(mean.shape[1])]
     return [
         {

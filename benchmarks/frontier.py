@@ -9,11 +9,12 @@
     python benchmarks/frontier.py --tables --equal-density 1 --case lenet_300_100
     python benchmarks/frontier.py --jobs 16             so many runs side by side, a thread each
 
-Protocol: the same start, 3 epochs of plain Adam; then 40 epochs (LeNet-5: 20) of every method on
-the same data, batch 128, one thread a run. Choices are made on 5,000 held-out images, ours in
+Protocol: the same start, 3 epochs of plain Adam (small net: 5, ResNet-20: 10); then 40 epochs
+(LeNet-5 and the small net: 20, ResNet-20: 30) of every method on the same data, batch 128
+(CIFAR-10: 64), one thread a run. Choices are made on 5,000 held-out images, ours in
 trials that the lab notes describe, those of other methods with ``--tune`` on LeNet-300-100, whose
 choices the other cases take over; the final runs train on
-all 60,000 images and report the error of the network after the last epoch on the 10,000 test
+all images of the case and report the error of the network after the last epoch on the 10,000 test
 images. The rows of our method are one recipe at several values of `compression`. Where there are
 teachers, they are three dense networks of the same shape, trained with dropout on the same images.
 The hidden units of all networks are re-ordered before they are measured. Runs are kept one by one

@@ -99,15 +99,16 @@ CASES: dict[str, Case] = {
         epochs=20,
     ),
     "small_cnn": Case(
-        "A small convolutional net on CIFAR-10",
+        "A small convolutional net on 20,000 images of CIFAR-10",
         _small_cnn,
-        partial(_cifar, points=50_000),
+        partial(_cifar, points=20_000),
         densities=(0.2, 0.1, 0.05),
         shares=(0.2, 0.1),
         compared_at=32.0,
         target=32.0,
         pretraining=5,
         epochs=20,
+        batch=64,
     ),
     "resnet_20": Case(
         "ResNet-20 at half its width on 10,000 images of CIFAR-10",
@@ -119,6 +120,7 @@ CASES: dict[str, Case] = {
         target=40.0,
         pretraining=10,
         epochs=30,
+        batch=64,
     ),
 }
 

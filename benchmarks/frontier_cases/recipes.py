@@ -157,6 +157,9 @@ OURS: dict[str, Recipe] = {
     FULL: full(1.0),
     f"{FULL}, small": full(2.0),
     NARROW: narrow(0.4),
+    "ours, independent, no teachers": replace(
+        ours(supports.Independent(0.05), {}, **RESHAPING), teachers=0
+    ),
     f"{FULL}, no teachers": replace(full(1.0), teachers=0),
     f"{FULL}, small, no teachers": replace(full(2.0), teachers=0),
     f"{NARROW}, no teachers": replace(narrow(0.4), teachers=0),

@@ -19,8 +19,8 @@ WEIGHTS, GPUS = 1e9, (8, 64)
 ASSUMED = {8: 450e9 / 2, 64: 50e9 / 2}
 #: Floats that fused Adam reads and writes a parameter: p, g, m, v in; p, m, v out.
 ADAM_FLOATS = 7
-#: Floats a weight that a lean step needs beside what it holds: weight, noise, gradient.
-STEP_FLOATS = 3
+#: Floats a weight that a lean step needs beside what it holds: drawn weight, gradient.
+STEP_FLOATS = 2
 #: Floats a weight that the lean mode holds, with the network's own weights and model reduction.
 LEAN_FLOATS = 8 + 1 + 2
 #: Steps between two passes of messages.

@@ -4,8 +4,8 @@ Given Module B's message, q(s) and E[rho] are functions of mu and sigma. So they
 the gradients need them, some rows of a weight after the others, and are gone when that is done: as
 many rows at a time as fit a processor's cache, so that nothing but results is written to memory.
 The noise of the second step of an antithetic pair is drawn once more, from the random state that
-the first one had; gradients go once the optimizer has used them. What a weight keeps from step to
-step is
+the first one had, and of any noise only what it did to the weights is kept; gradients go once the
+optimizer has used them. What a weight keeps from step to step is
 
     mu, ln sigma                       2 floats
     Adam's two moments of each         4
@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from pyro_turbovbi.engines.turbo.module_a import structured
 from pyro_turbovbi.engines.turbo.reduction import Rows
 from pyro_turbovbi.engines.turbo.shared_gates import GatedEvidence, GatedSpikeSlab
 from pyro_turbovbi.engines.turbo.site import SiteState, SpikeSlab, ThreeLayerSite
@@ -177,6 +178,18 @@ class LeanSite(ThreeLayerSite):
             tensors = [tensor for tensor in super().held_tensors() if tensor is not empty]
         yield from tensors
 
+    def _decide(self, second_moment: Tensor) -> None:
+        """As `ThreeLayerSite._decide`, row after row."""
+        if not self._deciding:
+            return
+        for part in rows_of(self._factor.loc):
+            q = q_rows(self._factor, part)
+            llr, precision = structured(q.second_moment, self.components).llr, self.precision[part]
+            for whole, law, blame in self._reductions():
+                rows = whole.rows(part)
+                rows.decide(q.loc, q.scale, precision, law, llr, self._reach, blame)
+                whole.change[part], whole.precision[part] = rows.tensors()
+
     def prior_bound(self, second_moment: Tensor) -> Tensor:
         """See `SiteState.prior_bound`."""
         self.hold()  # the tangent is of the same point as E[rho]
@@ -304,6 +317,7 @@ class LeanTurboVBI(TurboVBI):
             factor.name: factor.scale.mul_(noise).add_(factor.loc)
             for factor, noise in zip(self._factors, noises, strict=True)
         }
+        noises.clear()  # what a gradient needs of it, scale * noise, is drawn weight - mean
         return _Draw([], noises, weights, [])
 
     def _begin_step(self) -> _Draw:
@@ -333,13 +347,14 @@ class LeanTurboVBI(TurboVBI):
     def _set_gradients(self, draw: _Draw) -> None:
         """As `TurboVBI._set_gradients`, with E[rho] of the present q(w), row after row.
 
-        The gradients take the places of the drawn weight's gradient and of its noise.
+        The gradients take the places of the drawn weight and of its gradient.
         """
         beta, prior = self.settings.kl_weight_at(self.progress), []
         after = self.steps_done + 1
         settles = self.settings.settles_at(after / self.num_steps)  # reads q(s) of this step
         for factor, site in zip(self._factors, self.sites.values(), strict=True):
-            gradient, noise = draw.weights[factor.name].grad, draw.noises.pop(0)
+            drawn = draw.weights.pop(factor.name)
+            gradient, drawn = drawn.grad, drawn.detach()
             if gradient is None:
                 raise UnsupportedError(f"the model does not use its weight {factor.name!r}")
             stays = isinstance(site, LeanSite) and (settles or self._heard_at(after, site))
@@ -348,11 +363,11 @@ class LeanTurboVBI(TurboVBI):
             for part in rows_of(factor.loc):
                 q = q_rows(factor, part)
                 precision, bound = _updated(site, q, part)
-                pull = noise[part].mul_(gradient[part])
-                pull.addcmul_(q.scale, precision, value=beta).mul_(q.scale).sub_(beta)
+                pull = drawn[part].sub_(q.loc).mul_(gradient[part])
+                pull.addcmul_(q.scale.square_(), precision, value=beta).sub_(beta)
                 gradient[part].addcmul_(q.loc, precision, value=beta)
                 prior.append(bound)
-            factor.loc.grad, factor.log_scale.grad = gradient, noise
+            factor.loc.grad, factor.log_scale.grad = gradient, drawn
             if isinstance(site, LeanSite) and not stays:
                 site.release()
         self._prior = -torch.stack(prior).sum()

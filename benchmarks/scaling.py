@@ -9,10 +9,11 @@ settings under the default prior, and its lean mode. Every row is a process of i
 steps of plain Adam (fused), of Turbo-VBI and of the lean mode take turns: CPU time of a step,
 medians of the turns, with the share of a step that closed-form updates (every 20 steps) and message
 passing (every 100) have. In others, one for each, the peak of resident memory over two steps above
-what the imports took. Ratios are to the plain Adam of the same process; the load of the machine,
-which other jobs share, is recorded. Several processes (Gloo, one thread each) divide a batch and
-the messages among them: wall and CPU time of the first one, to be measured on an idle machine with
-as many cores.
+what the imports took; glibc is told there to give back what is freed (MALLOC_MMAP_THRESHOLD_), of
+which it would keep a part. Ratios are to the plain Adam of the same process; the load of the
+machine, which other jobs share, is recorded. Several processes (Gloo, one thread each) divide a
+batch and the messages among them: wall and CPU time of the first one, to be measured on an idle
+machine with as many cores.
 """
 
 from __future__ import annotations
@@ -253,7 +254,12 @@ def in_process(case: Case | Together, what: str) -> Any:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={case.processes}"]
         command += [*launcher, "-m"]
     command += ["benchmarks.scaling", "--child", json.dumps(asdict(case)), what]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = dict(os.environ)
+    if what in MODES:
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{case.name}, {what}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -160,6 +160,9 @@ OURS: dict[str, Recipe] = {
     "ours, independent, no teachers": replace(
         ours(supports.Independent(0.05), {}, **RESHAPING), teachers=0
     ),
+    f"{FULL}, largest, no teachers": replace(full(0.3), teachers=0),
+    f"{FULL}, large, no teachers": replace(full(0.5), teachers=0),
+    f"{FULL}, medium, no teachers": replace(full(0.7), teachers=0),
     f"{FULL}, no teachers": replace(full(1.0), teachers=0),
     f"{FULL}, small, no teachers": replace(full(2.0), teachers=0),
     f"{NARROW}, no teachers": replace(narrow(0.4), teachers=0),

@@ -28,6 +28,8 @@ CPLXMODULE, TORCH_PRUNING = "sparse VD (cplxmodule)", "torch-pruning"
 SPARSE_VD, GROUP_NJ, GROUP_HS = "sparse VD", "BC-GNJ", "BC-GHS"
 #: What follows the name of a method whose row is not of all seeds.
 PARTIAL = " (of seeds "
+#: What rows of ours that differ in `compression` alone have in their names.
+SIZES = ("low error", "largest", "large", "medium", "small")
 LEARNING_RATES = (1e-3, 3e-3)
 
 
@@ -150,7 +152,7 @@ def family(method: str) -> str:
     """A method without its size, as "magnitude, 1 %" or "ours, chain, large", and without seeds."""
     parts = method.partition(PARTIAL)[0].split(", ")
     if parts[0] == "ours":
-        return ", ".join(parts[:2])
+        return ", ".join(part for part in parts if part not in SIZES)
     return parts[0] if parts[-1].endswith("%") else ", ".join(parts)
 
 

@@ -14,6 +14,8 @@ from benchmarks.frontier_cases import methods
         ("magnitude + teachers, 1 %", "magnitude + teachers"),
         ("ours, chain, large", "ours, chain"),
         ("ours, gates + order", "ours, gates + order"),
+        ("ours, gates + order, small, no teachers", "ours, gates + order, no teachers"),
+        ("ours, gates + order, narrow", "ours, gates + order, narrow"),
         ("mean field, from active", "mean field, from active"),
         ("magnitude, 1 % (of seeds 0, 1 alone)", "magnitude"),
         ("BC-GNJ (of seeds 0, 1 alone)", "BC-GNJ"),

@@ -107,6 +107,7 @@ class BayesianNet(nn.Module):
         self.autocast: torch.dtype | None = None
         # Kept: walking the module tree at every step would cost a tenth of a small net's step.
         self._parameters_by_name = dict(self.net.named_parameters())
+        self._places = _places_of(self.net)
         frozen = [n for n, p in self._parameters_by_name.items() if not p.requires_grad]
         selected = prior.select(self._parameters_by_name, weight_matrices(self.net), frozen)
         self._priors = {
@@ -169,13 +170,18 @@ class BayesianNet(nn.Module):
             weights: Tensors by parameter name.
             x: A tensor, or named tensors for a forward with several arguments.
         """
-        inputs: tuple[Any, ...] = ((x,),) if isinstance(x, Tensor) else ((), dict(x))
         if self.autocast is None:
-            return functional_call(self.net, dict(weights), *inputs)  # type: ignore[no-any-return]
+            return self._run(weights, x)
         device = next(iter(self._parameters_by_name.values())).device.type
         with torch.autocast(device, dtype=self.autocast):
-            output: Tensor = functional_call(self.net, dict(weights), *inputs)
+            output = self._run(weights, x)
         return output.float()
+
+    def _run(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
+        inputs: tuple[Any, ...] = ((x,),) if isinstance(x, Tensor) else ((), dict(x))
+        placed = {place: w for name, w in weights.items() for place in self._places[name]}
+        output: Tensor = functional_call(self.net, placed, *inputs, tie_weights=False)
+        return output
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
         """The Pyro model: draw weights, run the net, observe (or draw) the targets.
@@ -250,6 +256,20 @@ def _gates_of(net: nn.Module, selected: Mapping[str, Prior]) -> dict[str, Weight
         for name, coupling in coupled.weights.items()
         if coupling.rows is not None or coupling.columns is not None
     }
+
+
+def _places_of(net: nn.Module) -> dict[str, list[str]]:
+    """Where the net holds each of its parameters, by name: under one path for each module.
+
+    `functional_call` finds tied weights itself, but visits a module that is used in several places
+    once for each, and then leaves the weight that it was given in the place of the parameter.
+    """
+    name_of = {id(parameter): name for name, parameter in net.named_parameters()}
+    places: dict[str, list[str]] = {name: [] for name in name_of.values()}
+    for prefix, module in net.named_modules():  # each module once
+        for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            places[name_of[id(parameter)]].append(f"{prefix}.{local}" if prefix else local)
+    return places
 
 
 def weight_matrices(net: nn.Module) -> list[str]:

@@ -206,7 +206,10 @@ def test_a_shared_layer_is_one_site_that_acts_twice() -> None:
     inner, head = bnn.net.get_submodule("body.inner.0"), bnn.net.get_submodule("head")
     hidden = torch.tanh(F.linear(x, weight, inner.bias))  # type: ignore[arg-type]
     by_hand = head(F.linear(hidden, weight, inner.bias))  # type: ignore[arg-type]
+    parameters = dict(bnn.net.named_parameters())
     torch.testing.assert_close(bnn.output({"body.inner.0.weight": weight}, x), by_hand)
+    after = dict(bnn.net.named_parameters())
+    assert all(after[name] is parameter for name, parameter in parameters.items())
 
 
 def test_weight_matrices_leave_out_every_bias_of_attention() -> None:

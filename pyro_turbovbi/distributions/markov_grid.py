@@ -21,7 +21,7 @@ from pyro_turbovbi.distributions.support import (
 )
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, UnsupportedError
 from pyro_turbovbi.kernels import ChainLaw, GridTransitions, grid_posterior
-from pyro_turbovbi.kernels.baum_welch import bounded, maximise_run
+from pyro_turbovbi.kernels.baum_welch import bounded, maximise_run, shortest_run
 from pyro_turbovbi.kernels.prior import chain_log_prob, sample_grids
 
 
@@ -135,7 +135,7 @@ class MarkovGridSupport(SupportDistribution):
         runs = (
             maximise_run(density, counts.double().reshape(-1, 2, 2).sum(0).tolist())
             if counts.sum() > 0  # a grid of one row has no vertical pairs
-            else run.item()
+            else max(run.item(), shortest_run(density))
             for counts, run in zip(posterior.pairwise, (self.row_run, self.column_run), strict=True)
         )
         row_run, column_run = runs

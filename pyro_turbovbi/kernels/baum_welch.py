@@ -65,8 +65,19 @@ def maximise_run(density: float, counts: Counts) -> float:
     changes = n01 + n10
     linear = changes * (1.0 + odds) + n00 * odds + n11
     p10 = _smaller_root(odds * (changes + n00 + n11), linear, changes)
-    lowest, highest = max(_FLOOR, _FLOOR / odds), min(1.0 - _FLOOR, (1.0 - _FLOOR) / odds)
-    return 1.0 / min(max(p10, lowest), highest)
+    return max(1.0 / max(p10, _FLOOR, _FLOOR / odds), shortest_run(density))
+
+
+def shortest_run(density: float) -> float:
+    """Shortest mean run that there is at a density: where all that is left of it is come back to.
+
+    Args:
+        density: Stationary probability of a one, inside (0, 1).
+
+    Returns:
+        The mean run length at which the larger transition probability is 1 - 1e-6.
+    """
+    return max(1.0, density / (1.0 - density)) / (1.0 - _FLOOR)
 
 
 def _smaller_root(quadratic: float, linear: float, constant: float) -> float:

@@ -100,6 +100,17 @@ def test_maximise_keeps_the_run_of_a_direction_without_pairs() -> None:
     assert float(fitted.row_run) != 2.0
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
+def test_maximise_lengthens_a_run_that_the_density_does_not_allow(
+    shape: tuple[int, int],
+) -> None:
+    grid = MarkovGridSupport(shape, 0.1, (3.0, 3.0))
+    dense = grid.maximise(grid.posterior(torch.full(shape, 30.0)))
+    assert float(dense.density) == pytest.approx(1 - 1e-6)
+    assert all(0.0 < p < 1.0 for law in dense.laws for p in (law.p01, law.p10))
+    assert dense.posterior(torch.zeros(shape)).probs.min() > 0.9
+
+
 def test_maximise_keeps_the_message_schedule() -> None:
     grid = MarkovGridSupport(
         (5, 6), 0.3, (2.0, 2.0), sweeps=7, damping=0.2, tolerance=1e-3, gibbs_sweeps=9

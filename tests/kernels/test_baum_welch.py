@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from pyro_turbovbi.kernels import ChainLaw, chain_posterior
-from pyro_turbovbi.kernels.baum_welch import bounded, maximise_chain_law, maximise_run
+from pyro_turbovbi.kernels.baum_welch import (
+    bounded,
+    maximise_chain_law,
+    maximise_run,
+    shortest_run,
+)
 
 COUNTS = [[120.0, 7.0], [9.0, 31.0]]
 
@@ -60,6 +65,13 @@ def test_estimates_stay_off_the_border(counts: list[list[float]], density: float
     ):
         assert 1e-7 < law.p01 < 1
         assert 1e-7 < law.p10 < 1
+
+
+@pytest.mark.parametrize("density", [1e-6, 0.3, 0.5, 0.8, 1 - 1e-6])
+def test_the_shortest_run_has_transition_probabilities_up_to_one(density: float) -> None:
+    law = ChainLaw.stationary(density, shortest_run(density))
+    assert max(law.p01, law.p10) == pytest.approx(1 - 1e-6, abs=1e-9)
+    assert maximise_run(density, [[0.0, 1e9], [1e9, 0.0]]) == pytest.approx(shortest_run(density))
 
 
 def test_bounded_leaves_the_inside_alone() -> None:

@@ -97,14 +97,15 @@ class Run:
         self.bnn, self.batches, self.engine, self.device = bnn, batches, engine, device
         self.epochs, self.world = epochs, world
         self.random = RandomSources(device, batches.generators)
-        bnn.num_data = batches.num_data
         data, start = DataDigest(), start_digest(bnn.net)
         self._likelihood = described_at_start(bnn.likelihood)
         self.example = check_data(bnn, data.reading(batches), device)
+        num_data = data.points if batches.num_data is None else batches.num_data
+        bnn.num_data = num_data
         self.training = Training(
             epochs=0,
             batch_size=len(self.example.y),
-            num_data=batches.num_data,
+            num_data=num_data,
             seed=seed,
             data=data.value,
             start=start,
@@ -113,7 +114,7 @@ class Run:
         self.history = History()
         self.started = time.perf_counter()
         self._require_same_start()
-        plan = Plan(batches.num_data, epochs * len(batches), self.example, world)
+        plan = Plan(num_data, epochs * len(batches), self.example, world)
         with buffers_kept(bnn):
             self.state = engine.init(bnn.train(), plan)
         self._position = Position()

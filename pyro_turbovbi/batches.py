@@ -56,11 +56,11 @@ class Batches(Protocol):
     """An iterable over batches that knows how many data points it stands for.
 
     Attributes:
-        num_data: Data points of the whole data set.
+        num_data: Data points of the whole data set; None: as many as one pass shows.
         generators: What order and content are drawn from, besides torch's own generators.
     """
 
-    num_data: int
+    num_data: int | None
     generators: Sequence[torch.Generator]
 
     def __iter__(self) -> Iterator[Batch]: ...
@@ -136,11 +136,21 @@ def as_tensors(data: Data) -> tuple[Inputs, Tensor]:
     ):
         return data[0], data[1]
     parts = list(as_batches(data, batch_size=1024, shuffle=False))
+    if not parts:
+        raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
     y = torch.cat([part.y for part in parts])
     inputs: list[Any] = [part.x for part in parts]
     if isinstance(inputs[0], Tensor):
         return torch.cat(inputs), y
     return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, y
+
+
+def in_one_batch(data: Data) -> Batches:
+    """See all of `data` as a single batch, in order; arguments and errors: see `as_batches`."""
+    x, y = as_tensors(data)
+    if isinstance(x, Tensor):
+        return _TensorBatches(x, y, batch_size=max(1, len(x) if x.dim() else 0), shuffle=False)
+    return _OneBatch(Batch((x, y)))
 
 
 def kind_of(value: object) -> str:
@@ -184,14 +194,25 @@ def _as_batch(batch: Any) -> Batch:
             raise InvalidDataError(
                 "a dict batch lacks targets or inputs", given=list(batch), accepted=_ACCEPTED
             )
-        inputs = {key: torch.as_tensor(value) for key, value in batch.items() if key != "y"}
+        inputs = {key: _tensor(value, key) for key, value in batch.items() if key != "y"}
         x = inputs["x"] if set(inputs) == {"x"} else inputs
-        return Batch((x, torch.as_tensor(batch["y"])))
+        return Batch((x, _tensor(batch["y"], "y")))
     if isinstance(batch, tuple | list) and len(batch) == 2:
-        return Batch((torch.as_tensor(batch[0]), torch.as_tensor(batch[1])))
+        return Batch((_tensor(batch[0], "x"), _tensor(batch[1], "y")))
     raise InvalidDataError(
         "a batch is of an unknown kind", given=type(batch).__name__, accepted=_ACCEPTED
     )
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidDataError(
+            f"{name!r} of a batch is no tensor",
+            given=kind_of(value),
+            accepted=f"{_ACCEPTED}, several inputs by the names of the forward's arguments",
+        ) from error
 
 
 @dataclass
@@ -206,10 +227,11 @@ class _TensorBatches:
 
     def __post_init__(self) -> None:
         self.generators: Sequence[torch.Generator] = ()
-        self.num_data = len(self.inputs) if self.inputs.dim() else 0
-        if self.num_data == 0:
+        self._rows = len(self.inputs) if self.inputs.dim() else 0
+        self.num_data: int | None = self._rows
+        if self._rows == 0:
             raise InvalidDataError("the data set is empty", accepted="at least one data point")
-        if self.targets.dim() == 0 or len(self.targets) != self.num_data:
+        if self.targets.dim() == 0 or len(self.targets) != self._rows:
             raise ShapeError(
                 "inputs and targets have different lengths",
                 given=f"{tuple(self.inputs.shape)} and {tuple(self.targets.shape)}",
@@ -217,17 +239,34 @@ class _TensorBatches:
             )
 
     def __len__(self) -> int:
-        return -(-self.num_data // self.batch_size)
+        return -(-self._rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         order = None
         if self.shuffle:  # drawn on the CPU: the same order on every device
-            order = torch.randperm(self.num_data).to(self.inputs.device)
-        for start in range(0, self.num_data, self.batch_size):
+            order = torch.randperm(self._rows).to(self.inputs.device)
+        for start in range(0, self._rows, self.batch_size):
             chosen = slice(start, start + self.batch_size)
             rows: Any = chosen if order is None else order[chosen]
             x = self.inputs[rows]
             yield Batch((x if self.transform is None else self.transform(x), self.targets[rows]))
+
+
+@dataclass
+class _OneBatch:
+    """All data in one batch that is there already."""
+
+    batch: Batch
+
+    def __post_init__(self) -> None:
+        self.generators: Sequence[torch.Generator] = ()
+        self.num_data: int | None = len(self.batch.y)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield self.batch
 
 
 def _length(data: Any) -> int:
@@ -239,6 +278,26 @@ def _length(data: Any) -> int:
             given=type(data).__name__,
             accepted="a Dataset with __len__",
         ) from error
+
+
+def _num_batches(loader: DataLoader[Any]) -> int:
+    try:
+        return len(loader)
+    except TypeError as error:
+        raise InvalidDataError(
+            "the loader does not know how many batches it yields, which schedules need",
+            given=f"{error}",
+            accepted="a sampler, or a data set where there is none, with __len__",
+        ) from error
+
+
+def _num_points(loader: DataLoader[Any]) -> int | None:
+    """Data points that a loader stands for; None where its items are batches already."""
+    if loader.batch_sampler is None:
+        return None
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    # A subset sampler never shows the rest of the data set, which so is no data.
+    return _length(sampler if isinstance(sampler, SubsetRandomSampler) else loader.dataset)
 
 
 def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
@@ -253,10 +312,8 @@ class _LoaderBatches:
     """Batches of a `DataLoader`, which keeps its own batch size, order and workers."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        # A subset sampler never shows the rest of the data set, which so is no data.
-        subset = isinstance(loader.sampler, SubsetRandomSampler)
-        self.num_data = _length(loader.sampler if subset else loader.dataset)
-        self._length = len(loader)
+        self.num_data: int | None = _num_points(loader)
+        self._length = _num_batches(loader)
         if self._length == 0:
             raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
         self._loader = loader
@@ -266,8 +323,10 @@ class _LoaderBatches:
         return self._length
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            yield _as_batch(batch)
+        for item in self._loader:
+            batch = _as_batch(item)
+            if batch.y.dim() == 0 or len(batch.y):  # what filters its points may leave none
+                yield batch
 
 
 __all__ = [
@@ -279,6 +338,7 @@ __all__ = [
     "as_batches",
     "as_tensors",
     "has_splits",
+    "in_one_batch",
     "kind_of",
     "num_rows",
     "to_device",

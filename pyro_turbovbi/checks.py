@@ -56,7 +56,10 @@ def check_data(bnn: BayesianNet, batches: Iterable[Batch], device: torch.device)
         if first is None or output is None:
             first = Batch((to_device(batch.x, device), batch.y.to(device)))
             output = _run(bnn, first)
-            _check_rows(first, output)
+            _check_output(output)
+            _check_rows(batch, {"output": output})
+        else:
+            _check_rows(batch, {})
         bnn.likelihood.check(batch.y.to(device), output)
     if first is None:
         raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
@@ -182,18 +185,22 @@ def _check_finite(x: Inputs) -> None:
             )
 
 
-def _check_rows(batch: Batch, output: object) -> None:
+def _check_output(output: object) -> None:
     if not isinstance(output, Tensor):
         raise UnsupportedError(
             "the network does not return one tensor",
             given=type(output).__name__,
             accepted="a net whose forward returns its predictions, one row per data point",
         )
+
+
+def _check_rows(batch: Batch, output: dict[str, Tensor]) -> None:
     inputs = {"x": batch.x} if isinstance(batch.x, Tensor) else batch.x
-    rows = {"targets": batch.y, "output": output} | {f"input {k!r}": v for k, v in inputs.items()}
+    named = ", ".join(["inputs", *output])
+    rows = {"targets": batch.y} | output | {f"input {k!r}": v for k, v in inputs.items()}
     if any(value.dim() == 0 for value in rows.values()) or len(set(map(len, rows.values()))) > 1:
         raise ShapeError(
-            "inputs, output and targets of a batch have different numbers of rows",
+            f"{named} and targets of a batch have different numbers of rows",
             given=", ".join(f"{name} {tuple(value.shape)}" for name, value in rows.items()),
             accepted="one row per data point in all of them",
         )

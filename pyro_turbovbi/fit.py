@@ -11,7 +11,7 @@ import torch
 
 from pyro_turbovbi._checkpointing import Keeper, Resume
 from pyro_turbovbi._run import Callback, Run, Snapshot
-from pyro_turbovbi.batches import Data, as_batches, as_tensors
+from pyro_turbovbi.batches import Data, as_batches, in_one_batch
 from pyro_turbovbi.distributed import World
 from pyro_turbovbi.engines.protocol import AnyEngine, Engine
 from pyro_turbovbi.engines.turbo import Turbo
@@ -100,14 +100,14 @@ def fit(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = copy.deepcopy(bnn).to(place)
     model.autocast = autocast
-    if engine.full_batch:
-        batches = as_batches(as_tensors(data), batch_size=_FULL, shuffle=False)
-    else:
-        batches = as_batches(data, batch_size=batch_size, shuffle=True)
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        run = Run(model, batches, engine, epochs, place, seed, world)
+        if engine.full_batch:  # a loader draws from the random state when it is read
+            batches = in_one_batch(data)
+        else:
+            batches = as_batches(data, batch_size=batch_size, shuffle=True)
+        run = Run(model, batches, engine, int(epochs), place, int(seed), world)
         if keeper is not None:
             keeper.begin(run, resume)
         best = resume == "best"
@@ -166,10 +166,6 @@ def fit_all(
     }
 
 
-#: More data points than any data set has: one batch.
-_FULL = 2**62
-
-
 def _keeper(
     checkpoint: str | os.PathLike[str] | Checkpoints | None,
     every: int,
@@ -196,7 +192,7 @@ def _check_arguments(bnn: object, engine: object, epochs: int) -> None:
             accepted="ptv.lift(net, likelihood=..., prior=...)",
         )
     _check_engine(engine)
-    if not isinstance(epochs, int) or epochs < 1:
+    if not isinstance(epochs, Integral) or epochs < 1:
         raise InvalidArgumentError(
             "epochs is out of range", given=repr(epochs), accepted="1, 2, ..."
         )

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
+    Sampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -22,6 +24,7 @@ from pyro_turbovbi.batches import (
     TransformedTensors,
     as_batches,
     as_tensors,
+    in_one_batch,
     num_rows,
     to_device,
 )
@@ -33,6 +36,7 @@ ACCEPTED = (
     "accepted: a DataLoader, a Dataset, or a pair (x, y) of tensors; "
     "batches (x, y) or a dict with the key 'y'"
 )
+NAMED = ", several inputs by the names of the forward's arguments"
 
 
 class Pairs(Dataset[tuple[Tensor, int]]):
@@ -142,11 +146,57 @@ def test_a_loader_keeps_its_own_batches() -> None:
 
 def test_a_subset_counts_its_own_points() -> None:
     indices = [1, 3, 5]
-    sampled = DataLoader(Pairs(), batch_size=2, sampler=SubsetRandomSampler(indices))
-    for data in (sampled, Subset(Pairs(), indices)):
+    subset = SubsetRandomSampler(indices)
+    sampled = DataLoader(Pairs(), batch_size=2, sampler=subset)
+    in_batches = DataLoader(Pairs(), batch_sampler=BatchSampler(subset, 2, drop_last=False))
+    for data in (sampled, in_batches, Subset(Pairs(), indices)):
         batches = as_batches(data, batch_size=2, shuffle=True)
         assert batches.num_data == 3
         assert sorted(y for b in batches for y in b.y.tolist()) == indices
+
+
+class Endless(Sampler[int]):
+    """A sampler that does not know how much it yields."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(10))
+
+
+def test_a_loader_of_ready_batches_does_not_say_how_many_points_there_are() -> None:
+    ready: Any = [(X[:6], Y[:6]), (X[6:], Y[6:])]
+    batches = as_batches(DataLoader(ready, batch_size=None), batch_size=1, shuffle=False)
+    assert batches.num_data is None
+    assert [len(batch.y) for batch in batches] == [6, 4]
+
+
+def test_batches_without_points_are_passed_over() -> None:
+    def even(rows: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        kept = [(x, y) for x, y in rows if y % 4 in (2, 3)]
+        labels = torch.tensor([y for _, y in kept])
+        return torch.stack([x for x, _ in kept]) if kept else X[:0], labels
+
+    loader: DataLoader[Any] = DataLoader(Pairs(), batch_size=2, collate_fn=even)
+    batches = list(as_batches(loader, batch_size=1, shuffle=False))
+    assert [batch.y.tolist() for batch in batches] == [[2, 3], [6, 7]]
+    none: DataLoader[Any] = DataLoader(Pairs(), collate_fn=lambda _: (X[:0], Y[:0]))
+    with pytest.raises(InvalidDataError, match="the loader yields no batch"):
+        as_tensors(none)
+
+
+def test_all_in_one_batch() -> None:
+    for data in ((X, Y), Pairs(), DataLoader(Pairs(), batch_size=3)):
+        (batch,) = batches = in_one_batch(data)
+        assert batches.num_data == 10
+        assert len(batches) == 1
+        assert torch.equal(batch.x, X)  # type: ignore[arg-type]
+        assert torch.equal(batch.y, Y)
+    (batch,) = batches = in_one_batch(Named("a", "b"))
+    assert batches.num_data == 10
+    assert len(batches) == 1
+    assert isinstance(batch.x, dict)
+    assert torch.equal(batch.x["b"], X)
+    with pytest.raises(InvalidDataError, match=EMPTY):
+        in_one_batch((X[:0], Y[:0]))
 
 
 def test_named_inputs_stay_named() -> None:
@@ -190,6 +240,12 @@ NO_LENGTH = (
         (DataLoader(Pairs(), batch_size=11, drop_last=True), NO_BATCH),
         (Stream(), NO_LENGTH),
         (DataLoader(Stream()), NO_LENGTH),
+        (
+            DataLoader(Pairs(), sampler=Endless()),
+            "the loader does not know how many batches it yields, which schedules need; "
+            "given: object of type 'Endless' has no len(); "
+            "accepted: a sampler, or a data set where there is none, with __len__",
+        ),
         ({"x": X, "y": Y}, f"data is of an unknown kind; given: dict; {ACCEPTED}"),
         (
             (X, Y, Y),
@@ -216,6 +272,14 @@ def test_data_that_cannot_be_used(data: Any, message: str) -> None:
     [
         (TensorDataset(X, X, Y), f"a batch is of an unknown kind; given: list; {ACCEPTED}"),
         (TensorDataset(X), f"a batch is of an unknown kind; given: list; {ACCEPTED}"),
+        (
+            DataLoader([((x, x), y) for x, y in zip(X, Y, strict=True)], batch_size=2),  # type: ignore[arg-type]
+            f"'x' of a batch is no tensor; given: list of Tensor, Tensor; {ACCEPTED}{NAMED}",
+        ),
+        (
+            DataLoader([{"a": x, "id": "?", "y": 1} for x in X]),  # type: ignore[arg-type]
+            f"'id' of a batch is no tensor; given: list of str; {ACCEPTED}{NAMED}",
+        ),
         (Named(), f"a dict batch lacks targets or inputs; given: ['y']; {ACCEPTED}"),
     ],
 )

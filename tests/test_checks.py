@@ -156,6 +156,16 @@ def test_rows_that_do_not_match() -> None:
         look(nn.Linear(4, 3), loader)
 
 
+def test_rows_of_a_later_batch_that_do_not_match() -> None:
+    ready: Any = [(X[:4], Y[:4]), (X[4:], Y[5:])]
+    with pytest.raises(ShapeError) as error:
+        look(nn.Linear(4, 3), DataLoader(ready, batch_size=None))
+    assert str(error.value) == (
+        "inputs and targets of a batch have different numbers of rows; "
+        "given: targets (5,), input 'x' (6, 4); accepted: one row per data point in all of them"
+    )
+
+
 @pytest.mark.usefixtures("no_type_checks")
 def test_a_net_returns_one_tensor() -> None:
     with pytest.raises(UnsupportedError) as error:

@@ -7,8 +7,10 @@ import dataclasses
 import io
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -279,6 +281,33 @@ def test_exact_weights_see_all_batches_of_a_loader_at_once() -> None:
     loader = DataLoader(TensorDataset(x, y), batch_size=10)
     in_batches = run(bnn, loader, engine=engine, epochs=5)
     assert in_batches.elbo == pytest.approx(at_once.elbo, rel=1e-6)
+
+
+def test_a_loader_that_is_read_at_once_draws_from_the_seed_alone() -> None:
+    x, _ = data(40)
+    bnn = ptv.lift(nn.Linear(4, 1), likelihood=likelihoods.Gaussian(), prior=THREE_LAYER)
+    engine = engines.Turbo(weights="exact")
+    loader = DataLoader(TensorDataset(x, x.sum(1)), batch_size=10, shuffle=True)
+    before = torch.get_rng_state()
+    first = run(bnn, loader, engine=engine, epochs=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert same(first, run(bnn, loader, engine=engine, epochs=2))
+
+
+def test_ready_batches_count_their_points() -> None:
+    x, y = data(64)
+    ready: Any = [(x[:48], y[:48]), (x[48:], y[48:])]
+    fit = run(model(priors.Normal(0.1)), DataLoader(ready, batch_size=None), epochs=1)
+    assert fit.training.num_data == fit.bnn.num_data == 64
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_numbers_of_numpy_are_kept_as_plain_ones(tmp_path: Path) -> None:
+    fit = run(model(), data(), epochs=np.int64(1), seed=np.int64(3))
+    assert fit.training.seed == 3
+    fit.save(tmp_path / "fit")
+    assert ptv.Fit.load(tmp_path / "fit").training == fit.training
 
 
 def test_point_estimates_equal_a_plain_penalised_fit() -> None:

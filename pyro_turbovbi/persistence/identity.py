@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 from pyro.infer import ELBO
@@ -27,7 +28,7 @@ def described(value: object) -> str:
     Dataclasses are described by their fields; functions and objects that are neither plain data nor
     modules by their names.
     """
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | Number | str):
         return repr(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}

@@ -6,6 +6,7 @@ import functools
 import subprocess
 import sys
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -35,6 +36,7 @@ SUBJECTS = {
 
 def test_the_text_says_what_counts() -> None:
     assert described(0.1 + 0.2) == "0.30000000000000004"
+    assert described(np.float32(0.1)) != described(np.float32(0.2))
     assert "lr=0.3333333333333333," in described(SUBJECTS["engine"])
     assert "test_identity.guide" in described(SUBJECTS["guide"])
     assert "ClippedAdam({lr=0.1})" in described(SUBJECTS["optimiser"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -311,6 +312,16 @@ def test_svi_settings(settings: dict[str, float], message: str) -> None:
     with pytest.raises(InvalidArgumentError) as error:
         engines.SVI(**settings)
     assert str(error.value) == message
+
+
+def test_svi_refuses_schedulers() -> None:
+    settings = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.9}
+    with pytest.raises(InvalidArgumentError) as error:
+        engines.SVI(optim=pyro.optim.ExponentialLR(settings))
+    assert str(error.value) == (
+        "schedulers of Pyro are not supported: nothing calls their step(); given: ExponentialLR; "
+        "accepted: a plain optimiser of pyro.optim, or None"
+    )
 
 
 @pytest.mark.usefixtures("no_type_checks")

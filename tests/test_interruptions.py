@@ -382,12 +382,6 @@ class FromNumPy(Items):
         return X[index] + torch.from_numpy(np.random.randn(5)).float(), Y[index]
 
 
-def scheduled() -> Any:
-    return pyro.optim.ExponentialLR(
-        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.9}
-    )
-
-
 def function_guide(_model: object) -> Any:
     loc = torch.zeros(1, 5, requires_grad=True)
 
@@ -411,10 +405,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "exact": (
         {"engine": engines.Turbo(weights="exact"), "bnn": linear(CHAIN)},
         "'turbo' cannot be interrupted",
-    ),
-    "scheduler": (
-        {"engine": engines.SVI(optim=scheduled()), "bnn": linear(NORMAL)},
-        "under a scheduler of Pyro cannot be stored",
     ),
     "guide": (
         {"engine": engines.SVI(function_guide), "bnn": linear(NORMAL)},

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
-from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.persistence.trees import snapshot
 
 Optimizer = torch.optim.Optimizer
@@ -54,16 +52,7 @@ def pyro_optimizers(optim: Any, parameters: Mapping[str, Tensor]) -> dict[str, O
     Args:
         optim: A `pyro.optim.PyroOptim`.
         parameters: The parameters by name.
-
-    Raises:
-        UnsupportedError: If it is a scheduler, whose state is code.
     """
-    if isinstance(optim, PyroLRScheduler):
-        raise UnsupportedError(
-            "a training under a scheduler of Pyro cannot be stored",
-            given=type(optim).__name__,
-            accepted="a plain optimiser of pyro.optim, or engines.SVI(lr=...)",
-        )
     for parameter in parameters.values():
         if parameter not in optim.optim_objs:
             optim.optim_objs[parameter] = optim._get_optim(parameter)

@@ -12,6 +12,7 @@ from pyro.infer import autoguide as autoguides
 from torch import Tensor
 
 from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.engines._guides import own_parameters
 from pyro_turbovbi.engines._latents import Sites
 from pyro_turbovbi.families import RelaxedFactor, SiteGuide, TurboGuide
 from pyro_turbovbi.posterior import Weights
@@ -76,7 +77,7 @@ def _of_support_sites(guide: Any, example: Batch, names: Iterable[str]) -> Weigh
     """Means of a guide's support sites by name of their weights, those that there are."""
     totals: Weights = {}
     for _ in range(SUPPORT_DRAWS):
-        with pyro.settings.context(module_local_params=True):
+        with own_parameters(guide):
             nodes: Any = poutine.trace(guide).get_trace(*example).nodes
         present = [name for name in names if f"{name}_support" in nodes]
         for name in present:

@@ -14,10 +14,12 @@ import torch
 from pyro import infer, poutine
 from pyro.infer import autoguide as autoguides
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
 from pyro_turbovbi._pyro import buffers_kept, of_distribution
 from pyro_turbovbi.batches import Batch
+from pyro_turbovbi.engines._guides import FunctionGuide, own_parameters
 from pyro_turbovbi.engines._latents import (
     Sites,
     moments_of,
@@ -68,7 +70,7 @@ class SVIState:
         """See `engines.protocol.Resumable`.
 
         Raises:
-            UnsupportedError: if the guide is no module, or the optimiser a scheduler.
+            UnsupportedError: if the guide is no module.
         """
         optimizers = pyro_optimizers(self.svi.optim, self._trained())
         return {
@@ -152,14 +154,14 @@ class SVI:
 
     Args:
         guide: One of the names in `AUTOGUIDES`, or a callable ``guide(model)`` that returns a Pyro
-            guide.
+            guide: a module, or a function, whose `pyro.param`s every fit has for itself.
         lr: Step of Pyro's Adam; ignored where `optim` is given.
-        optim: A ready Pyro optimiser.
+        optim: A ready Pyro optimiser; no scheduler, whose steps nobody would take.
         loss: A Pyro ELBO; default `Trace_ELBO()`.
         init_scale: Start of the posterior scales, for autoguides that have one.
 
     Raises:
-        InvalidArgumentError: if the guide's name is unknown.
+        InvalidArgumentError: if the guide's name is unknown, or a setting cannot be used.
     """
 
     guide: str | Callable[[BayesianNet], Any] = "auto_normal"
@@ -181,6 +183,12 @@ class SVI:
                 "optim is of the wrong kind",
                 given=self.optim,
                 accepted="an optimiser of pyro.optim, or None",
+            )
+        if isinstance(self.optim, PyroLRScheduler):
+            raise InvalidArgumentError(
+                "schedulers of Pyro are not supported: nothing calls their step()",
+                given=self.optim.pt_scheduler_constructor.__name__,
+                accepted="a plain optimiser of pyro.optim, or None",
             )
         if isinstance(self.guide, str) and self.guide not in AUTOGUIDES:
             raise InvalidArgumentError("unknown guide", given=self.guide, accepted=AUTOGUIDES)
@@ -242,12 +250,12 @@ class SVI:
     def step(self, state: SVIState, batch: Batch) -> float:
         """See `Engine.step`."""
         _mark_leaves(state.guide)
-        with pyro.settings.context(module_local_params=True):
+        with own_parameters(state.guide):
             return float(state.svi.step(*batch))
 
     def evaluate(self, state: SVIState, batch: Batch) -> float:
         """See `Engine.evaluate`."""
-        with pyro.settings.context(module_local_params=True):
+        with own_parameters(state.guide):
             return float(state.svi.evaluate_loss(*batch))
 
     def finish(self, state: SVIState) -> None:
@@ -280,7 +288,8 @@ class SVI:
         """
         if not isinstance(self.guide, str):
             with pyro.settings.context(module_local_params=True):
-                return self.guide(bnn)  # type: ignore[no-any-return]
+                guide: Callable[..., Any] = self.guide(bnn)
+            return guide if isinstance(guide, nn.Module) else FunctionGuide(guide)
         discrete = [name for name, site in bnn.sites.items() if site.prior.discrete]
         if discrete:
             raise UnsupportedError(
@@ -383,7 +392,7 @@ def _mark_leaves(guide: Callable[..., Any]) -> None:
 @torch.no_grad()
 def _latents(guide: Callable[..., Any], example: Batch) -> dict[str, Tensor]:
     """One joint draw of the guide's sample sites, by name."""
-    with pyro.settings.context(module_local_params=True):
+    with own_parameters(guide):
         trace: Any = poutine.trace(guide).get_trace(*example)
     return {name: trace.nodes[name]["value"].detach() for name in trace.stochastic_nodes}
 

@@ -27,7 +27,8 @@ from pyro_turbovbi.priors.unit_gates import Gates, WeightGates, unit_gates
 MATRIX_LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 #: Types in which no net is lifted.
 HALF = (torch.float16, torch.bfloat16)
-_BIAS_NAMES = ("bias", "in_proj_bias", "bias_k", "bias_v")
+#: Names of parameters of such layers that are no matrices.
+BIAS_NAMES = ("bias", "in_proj_bias", "bias_k", "bias_v")
 #: Name of the observed site.
 TARGET = "y"
 
@@ -284,7 +285,7 @@ def weight_matrices(net: nn.Module) -> list[str]:
         for module in net.modules()
         if isinstance(module, MATRIX_LAYERS)
         for local, parameter in module.named_parameters(recurse=False)
-        if local not in _BIAS_NAMES and parameter.requires_grad
+        if local not in BIAS_NAMES and parameter.requires_grad
     }
     return list(found)
 

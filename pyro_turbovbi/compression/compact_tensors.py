@@ -52,7 +52,11 @@ MOST_ENTRIES = 1 << 28
 FRONTS, FRONTS_PER_BYTE = 1 << 17, 1 << 4
 """Bounds on the steps of decoding all supports together."""
 
-_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
+_TYPES = (
+    *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    *(torch.complex64, torch.complex128),
+)
 TYPES_BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _TYPES}
 """Types of stored tensors."""
 

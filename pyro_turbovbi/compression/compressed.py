@@ -152,7 +152,8 @@ class Compressed:
 
         Raises:
             UnsupportedError: If the extra `onnx` is not installed, or the network cannot be
-                exported.
+                exported, or not to that version of the operators.
+            StorageError: If the file cannot be written.
             VerificationError: If the file computes something else by more than 1e-4 of the largest
                 output.
         """

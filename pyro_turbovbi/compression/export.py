@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from pyro_turbovbi.errors import UnsupportedError, VerificationError
+from pyro_turbovbi.compression.graph_tape import numbers_in
+from pyro_turbovbi.errors import StorageError, UnsupportedError, VerificationError
 
 OPSET = 20
 """Version of ONNX's operators that is written by default."""
@@ -72,7 +72,9 @@ def write_onnx(
         The path.
 
     Raises:
-        UnsupportedError: If the extra `onnx` is not installed, or the network cannot be exported.
+        UnsupportedError: If the extra `onnx` is not installed, or the network cannot be exported,
+            or not to that version of the operators.
+        StorageError: If the file cannot be written.
         VerificationError: If the file computes something else by more than 1e-4 of the largest
             output.
     """
@@ -82,7 +84,18 @@ def write_onnx(
         with _quiet():
             model = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
             assert model is not None
-            model.save(path)
+        written = model.model.opset_imports[""]
+        if written != opset:  # of which the exporter makes a note and no error
+            raise UnsupportedError(
+                "the network cannot be written for this version of ONNX's operators",
+                given=f"opset {opset}",
+                accepted=f"opset={OPSET}, the default, or opset={written}",
+            )
+        model.save(path)
+    except UnsupportedError:
+        raise
+    except OSError as error:
+        raise StorageError.of("the file cannot be written", path, error) from error
     except Exception as error:  # the exporter's own errors have no common root
         raise UnsupportedError(
             f"torch cannot write the network as ONNX: {_line(error)}",
@@ -106,8 +119,9 @@ def _check(module: nn.Module, example: Tensor, path: str | os.PathLike[str]) -> 
     for size in {min(size, len(example)) for size in (*BATCHES, len(example))}:
         batch = example[:size].cpu()
         with torch.inference_mode():
-            expected = [t.cpu() for t in tree_leaves(module(example[:size].clone()))]
-        actual = [torch.from_numpy(a) for a in session.run(None, {name: batch.numpy()})]
+            expected = [t.cpu() for t in numbers_in(module(example[:size].clone()))]
+        made = session.run(None, {name: batch.numpy()})
+        actual = numbers_in([torch.from_numpy(each) for each in made])
         _compare(expected, actual, size)
 
 
@@ -119,8 +133,8 @@ def _compare(expected: list[Tensor], actual: list[Tensor], size: int) -> None:
                 given=str(tuple(other.shape)),
                 accepted=str(tuple(one.shape)),
             )
-        deviation = float((one - other).abs().max())
-        if not deviation <= TOLERANCE * float(one.abs().max()):
+        deviation = float((one - other).abs().max()) if one.numel() else 0.0
+        if not deviation <= TOLERANCE * (float(one.abs().max()) if one.numel() else 1.0):
             raise VerificationError(
                 f"the ONNX file does not compute what the network computes, for a batch of {size}",
                 given=f"a deviation of {deviation:.2e}",
@@ -154,15 +168,16 @@ def _require(*packages: str) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's notes about itself: deprecations inside it, absent torchvision."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {each: each.level for each in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 __all__ = ["exported", "write_onnx"]

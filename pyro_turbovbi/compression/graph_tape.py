@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_turbovbi.compression.graph_vocabulary import is_pointwise
-from pyro_turbovbi.errors import ShapeError
+from pyro_turbovbi.errors import ShapeError, UnsupportedError
 
 _ATEN = torch.ops.aten
 _KEPT_WHOLE = frozenset({_ATEN.linear, _ATEN.chunk})
@@ -167,6 +167,7 @@ def record(net: nn.Module, example: Tensor) -> Tape:
 
     Raises:
         ShapeError: If the network cannot be applied to the example.
+        UnsupportedError: If it returns no tensors; see `tensors_in`.
     """
     private = copy.deepcopy(net).eval()
     # Not inside inference mode: what is recorded is differentiated later.
@@ -184,11 +185,39 @@ def record(net: nn.Module, example: Tensor) -> Tape:
                 given=f"shape {tuple(example.shape)}, {example.dtype}",
                 accepted="an example that the network can be applied to",
             ) from error
-    leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-    recorder.tape.outputs = [recorder.number(leaf) for leaf in leaves]
+    recorder.tape.outputs = [recorder.number(leaf) for leaf in tensors_in(result)]
     # Tensors made in inference mode cannot take part in differentiation: copies can.
     recorder.tape.values = [value.detach().clone() for value in recorder.tape.values]
     return recorder.tape
+
+
+def tensors_in(result: Any) -> list[Tensor]:
+    """The tensors that a network returns.
+
+    Args:
+        result: A tensor, or tuples, lists and mappings of tensors, plain values and None.
+
+    Returns:
+        The tensors in their order.
+
+    Raises:
+        UnsupportedError: If there are none, or objects that tensors may be hidden in.
+    """
+    leaves = tree_leaves(result)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    unknown = [x for x in leaves if not isinstance(x, Tensor | bool | int | float | str | None)]
+    if unknown or not tensors:
+        raise UnsupportedError(
+            "the network returns something else than tensors",
+            given=type(unknown[0] if unknown else result).__name__,
+            accepted="a tensor, or tuples, lists and dicts of tensors",
+        )
+    return tensors
+
+
+def numbers_in(result: Any) -> list[Tensor]:
+    """As `tensors_in`, with truth values and integers as floats: what can be subtracted."""
+    return [t if t.is_complex() else t.double() for t in tensors_in(result)]
 
 
 class _Recorder(TorchDispatchMode):
@@ -310,4 +339,4 @@ def _listed(result: Any) -> list[Any]:
     return list(result) if isinstance(result, (tuple, list)) else [result]
 
 
-__all__ = ["Op", "Ref", "Tape", "contraction_factors", "record"]
+__all__ = ["Op", "Ref", "Tape", "contraction_factors", "numbers_in", "record", "tensors_in"]

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from pyro_turbovbi.checks import check_targets
 from pyro_turbovbi.compression._tuning import nll
-from pyro_turbovbi.compression.layers import LAYERS, Role, role_of
 from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
@@ -31,6 +30,7 @@ from pyro_turbovbi.errors import (
     UnsupportedError,
     VerificationError,
 )
+from pyro_turbovbi.lift import BIAS_NAMES, MATRIX_LAYERS
 from pyro_turbovbi.likelihoods import Likelihood
 
 Loss = Callable[[Tensor, Tensor], Tensor | float]
@@ -41,6 +41,7 @@ FINEST, COARSEST = -8 * PER_OCTAVE, 3 * PER_OCTAVE
 """Range of the search: c from 2^-8 to 2^3, in quarters of octaves."""
 RELATIVE_SCALE = 1 / 8
 """Stands for s, as a share of the weights' root mean square, where no posterior is known."""
+_LAYERS = (*MATRIX_LAYERS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _MANTISSA_BITS = 4
 _CHUNK = 1024
 _IGNORED = -100
@@ -94,7 +95,7 @@ class Quantisation:
 def quantised(
     module: nn.Module, scales: Mapping[str, Tensor], coarseness: float
 ) -> tuple[nn.Module, dict[str, Step]]:
-    """Rounds the weights and biases of linear and convolution layers to grids.
+    """Rounds the weights and biases of linear, convolution and attention layers to grids.
 
     Other parameters, and statistics of batch norms, stay as they are. A weight within half a step
     of zero becomes zero.
@@ -110,15 +111,19 @@ def quantised(
         A copy of the module, and the step by parameter name.
     """
     result, steps = copy.deepcopy(module), dict[str, Step]()
-    for path, layer in result.named_modules():
-        if type(layer) not in LAYERS or role_of(layer) is not Role.WEIGHTED:
+    names = {id(parameter): name for name, parameter in result.named_parameters()}
+    for layer in result.modules():
+        if not isinstance(layer, _LAYERS):
             continue
-        size = 0.0
-        for kind, parameter in layer.named_parameters():  # the weight comes first
-            name = f"{path}.{kind}"
-            if kind == "weight" or name in scales:
+        size: float | None = None
+        for kind, parameter in layer.named_parameters(recurse=False):  # the weight comes first
+            name = names.get(id(parameter))
+            # Not if it is made of others at each call, or shared and rounded already.
+            if name is None or name in steps or not parameter.is_floating_point():
+                continue
+            if kind not in BIAS_NAMES or name in scales:
                 size = _size(parameter, scales.get(name), coarseness)
-            step = _step(parameter, size)
+            step = None if size is None else _step(parameter, size)
             if step is not None:
                 steps[name] = step
                 _round(parameter, step)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from pyro_turbovbi.compression.graph_tape import numbers_in
 from pyro_turbovbi.errors import InvalidDataError, ShapeError, SiteError, VerificationError
 
 TOLERANCE = 1e-5
@@ -43,6 +43,7 @@ def verify(
 
     Raises:
         VerificationError: If that is more than 1e-5.
+        UnsupportedError: If a network returns something else than tensors.
     """
     right, checked = names
     pair = [copy.deepcopy(net).double().eval() for net in (reference, candidate)]
@@ -52,7 +53,7 @@ def verify(
         for batch in (*inputs.split(BATCH), _noise_like(inputs)):
             doubled = batch.double() if batch.is_floating_point() else batch
             # A copy for each: a layer of the user's may write into its input.
-            expected, actual = (tree_leaves(net(doubled.clone())) for net in pair)
+            expected, actual = (numbers_in(net(doubled.clone())) for net in pair)
             shapes = [[tuple(leaf.shape) for leaf in leaves] for leaves in (expected, actual)]
             if shapes[0] != shapes[1]:
                 raise VerificationError(
@@ -60,8 +61,9 @@ def verify(
                     given=str(shapes[1]),
                     accepted=str(shapes[0]),
                 )
-            sizes += [one.abs().max() for one in expected]
-            deviations += [(a - b).abs().max() for a, b in zip(expected, actual, strict=True)]
+            filled = [(a, b) for a, b in zip(expected, actual, strict=True) if a.numel()]
+            sizes += [a.abs().max() for a, _ in filled]
+            deviations += [(a - b).abs().max() for a, b in filled]
     # Tensor maxima pass NaN on, so that an overflow in either network fails the check.
     largest, deviation = float(torch.stack(sizes).max()), float(torch.stack(deviations).max())
     error = deviation / largest if largest else deviation

@@ -120,9 +120,10 @@ def turbo_guide(
 
     Raises:
         UnsupportedError: if the model draws no weight from a prior of this package, if a weight's
-            prior cannot be handled, or if another latent site is discrete.
+            prior cannot be handled, if a weight is drawn in a plate or under a scale or mask, or if
+            another latent site is discrete.
     """
-    sites = discover_weights(model, *args, **kwargs)
+    sites = discover_weights(_WeightsAsDeclared()(model), *args, **kwargs)
     fixed = _latents_only(model, sites, partial(model, *args, **kwargs))
     others = _other_latents(partial(fixed, *args, **kwargs))
     if not others:
@@ -131,6 +132,26 @@ def turbo_guide(
         autoguide = AutoNormal(poutine.block(fixed, expose=others), init_scale=0.1)
         autoguide(*args, **kwargs)  # Pyro creates an autoguide's parameters at its first call
     return TurboGuide(sites, autoguide=autoguide, init_scale=init_scale)
+
+
+class _WeightsAsDeclared(Messenger):
+    """Refuses weights whose surroundings say something of their prior: nobody would hear it."""
+
+    def _pyro_weight(self, msg: Any) -> None:
+        found = {
+            "poutine.scale": not isinstance(msg["scale"], Tensor) and msg["scale"] == 1.0,
+            "poutine.mask": msg["mask"] is None or msg["mask"] is True,
+            "pyro.plate": all(frame.dim is None for frame in msg["cond_indep_stack"]),
+        }
+        around = [name for name, harmless in found.items() if not harmless]
+        if around:
+            raise UnsupportedError(
+                f"Turbo-VBI takes the prior of weight {msg['name']!r} as it is declared, not as "
+                "plates, scales and masks around it change it",
+                given=f"prior.sample inside {', '.join(around)}",
+                accepted="plates, scales and masks around observations and other latents alone; "
+                "TurboSettings(kl_weight=...) for a prior that counts less",
+            )
 
 
 class _SubstituteParams(Messenger):

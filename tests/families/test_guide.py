@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
@@ -62,6 +65,41 @@ def test_other_latents_get_an_autoguide_and_params_are_left_alone() -> None:
     assert "slope" not in trace.nodes
     assert set(pyro.get_param_store().keys()) == {"slope"}
     pyro.clear_param_store()
+
+
+@pytest.mark.parametrize(
+    ("around", "name"),
+    [
+        (poutine.scale(scale=0.1), "poutine.scale"),
+        (poutine.mask(mask=torch.tensor(False)), "poutine.mask"),
+        (pyro.plate("units", 3), "pyro.plate"),
+        (pyro.plate("units", 9, subsample_size=3), "poutine.scale, pyro.plate"),
+    ],
+)
+def test_a_weight_whose_prior_something_around_it_changes_is_refused(
+    around: Any, name: str
+) -> None:
+    def model() -> None:
+        with around:
+            PRIOR.sample("w", (1, 3))
+
+    with pytest.raises(UnsupportedError) as error:
+        turbo_guide(model)
+    assert str(error.value) == (
+        "Turbo-VBI takes the prior of weight 'w' as it is declared, not as plates, scales and "
+        f"masks around it change it; given: prior.sample inside {name}; accepted: plates, scales "
+        "and masks around observations and other latents alone; TurboSettings(kl_weight=...) for "
+        "a prior that counts less"
+    )
+
+
+def test_weights_of_a_loop_and_observations_under_a_scale_are_fine() -> None:
+    def model() -> None:
+        weights = [PRIOR.sample(f"w_{i}", (1, 3)) for i in pyro.plate("layers", 2)]
+        with pyro.plate("data", 3), poutine.scale(scale=7.0), poutine.mask(mask=torch.ones(3) > 0):
+            pyro.sample("y", dist.Normal((weights[0] + weights[1])[0], 1.0), obs=torch.zeros(3))
+
+    assert [factor.name for factor in turbo_guide(model)] == ["w_0", "w_1"]
 
 
 def test_no_sites_is_an_error() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pyro_turbovbi.batches import Batch
-from pyro_turbovbi.distributions import MarkovGridSupport
+from pyro_turbovbi.distributions import BlockSupport, MarkovGridSupport, SupportDistribution
 from pyro_turbovbi.engines.protocol import Plan
 from pyro_turbovbi.engines.turbo.lean import LeanTurboVBI
 from pyro_turbovbi.engines.turbo.linear_gaussian import LinearGaussianState
@@ -110,13 +110,13 @@ class Turbo(TurboSettings):
     def step(self, state: TurboState, batch: Batch) -> float:
         """See `Engine.step`."""
         if isinstance(state, LinearGaussianState):
-            return state.step(_tensor(batch), batch.y)
+            return state.step(_design(batch), batch.y)
         return state.step(batch) if isinstance(state, RestructuringTurbo) else state.step(*batch)
 
     def evaluate(self, state: TurboState, batch: Batch) -> float:
         """See `Engine.evaluate`."""
         if isinstance(state, LinearGaussianState):
-            return state.loss(_tensor(batch), batch.y)
+            return state.loss(_design(batch), batch.y)
         if isinstance(state, RestructuringTurbo):
             return state.evaluate_loss(batch)
         return state.evaluate_loss(*batch)
@@ -156,15 +156,23 @@ class Turbo(TurboSettings):
         grids = [
             site
             for site in sites
-            if isinstance(site, SpikeSlab)
-            and isinstance(site.module_b.distribution, MarkovGridSupport)
+            if isinstance(site, SpikeSlab) and _on_a_grid(site.module_b.distribution)
         ]
         return "Bethe" if grids else "bound"
 
 
-def _tensor(batch: Batch) -> torch.Tensor:
-    if not isinstance(batch.x, torch.Tensor):
+def _on_a_grid(distribution: SupportDistribution) -> bool:
+    while isinstance(distribution, BlockSupport):
+        distribution = distribution.blocks
+    return isinstance(distribution, MarkovGridSupport)
+
+
+def _design(batch: Batch) -> torch.Tensor:
+    x = batch.x
+    if not isinstance(x, torch.Tensor) or x.dim() != 2:
         raise UnsupportedError(
-            "exact weights need one input tensor", given=list(batch.x), accepted="x: Tensor"
+            "exact weights need one input tensor of rows",
+            given=tuple(x.shape) if isinstance(x, torch.Tensor) else list(x),
+            accepted='x: Tensor [points, features], or weights="diagonal"',
         )
-    return batch.x
+    return x

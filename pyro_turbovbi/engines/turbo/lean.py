@@ -35,7 +35,6 @@ from pyro_turbovbi.engines.turbo.reduction import Rows
 from pyro_turbovbi.engines.turbo.shared_gates import GatedEvidence, GatedSpikeSlab
 from pyro_turbovbi.engines.turbo.site import SiteState, SpikeSlab, ThreeLayerSite
 from pyro_turbovbi.engines.turbo.vbi import TurboVBI, _Draw
-from pyro_turbovbi.errors import UnsupportedError
 from pyro_turbovbi.families.factors import NormalFactor, ThreeLayerFactor, normal_entropy
 from pyro_turbovbi.kernels.unit_gates import ElementMessages
 
@@ -355,8 +354,7 @@ class LeanTurboVBI(TurboVBI):
         for factor, site in zip(self._factors, self.sites.values(), strict=True):
             drawn = draw.weights.pop(factor.name)
             gradient, drawn = drawn.grad, drawn.detach()
-            if gradient is None:
-                raise UnsupportedError(f"the model does not use its weight {factor.name!r}")
+            assert gradient is not None
             stays = isinstance(site, LeanSite) and (settles or self._heard_at(after, site))
             if isinstance(site, LeanSite) and stays:
                 site.hold()

@@ -242,7 +242,7 @@ class LinearGaussianState:
         """Bias and noise at their optimum given q(w), where they are learned."""
         assert self.posterior is not None
         design = self.posterior.design
-        if self.linear.bias is not None:
+        if self.linear.bias is not None and self.linear.bias.requires_grad:
             self.linear.bias.copy_((targets - design @ self.posterior.mean.T).mean(0))
         if isinstance(self.likelihood.log_scale, nn.Parameter):
             variance = self._squared_error(design, targets) / targets.numel()

@@ -30,9 +30,9 @@ class SpikeAnnealing:
     spike from the start, weights that see little data stay active for ever.
 
     Args:
-        start: Spike scale sqrt(b0 / a0) at the start, in units of its final value; 1 switches
-            annealing off.
-        concentration: Spike concentration a0 at the start.
+        start: Spike scale sqrt(b0 / a0) at the start, in units of its final value; 1 keeps the
+            scale, and from then on only the concentration moves.
+        concentration: Spike concentration a0 at the start, at most the prior's own.
         until: Fraction of the training after which the spike has its final shape, in (0, 1].
     """
 

@@ -21,7 +21,7 @@ from pyro_turbovbi.engines.turbo import optimizer, sharding
 from pyro_turbovbi.engines.turbo.settings import TurboSettings
 from pyro_turbovbi.engines.turbo.shared_gates import GatedSpikeSlab, SharedGates, put_blame
 from pyro_turbovbi.engines.turbo.site import SiteState, ThreeLayerSite, make_site
-from pyro_turbovbi.errors import InvalidArgumentError, NumericalError, UnsupportedError
+from pyro_turbovbi.errors import InvalidArgumentError, NumericalError
 from pyro_turbovbi.families.factors import INIT_SCALE, NormalFactor, ThreeLayerFactor
 from pyro_turbovbi.families.guide import TurboGuide, turbo_guide
 from pyro_turbovbi.priors.base import SubstituteWeights
@@ -165,6 +165,7 @@ class TurboVBI:
         for parameter in self._others:
             parameter.grad = None
         (-log_joint).backward()
+        self._complete_gradients(draw)
         self._add_up(log_joint, draw)
         self._set_gradients(draw)
         # Read at the end and in one go: on a GPU this is where the step waits for the device.
@@ -393,6 +394,19 @@ class TurboVBI:
             return part.share * self._log_joint(weights, *args_here, **kwargs_here)
 
     @torch.no_grad()
+    def _complete_gradients(self, draw: _Draw) -> None:
+        """Dense gradients of all weights, also of those that the model has not used this time.
+
+        A net may leave layers out, always or at random: the data then say nothing of their weights.
+        """
+        for weight in draw.weights.values():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        for tensor in (*draw.weights.values(), *self._others):
+            if tensor.grad is not None and tensor.grad.is_sparse:  # nn.Embedding(sparse=True)
+                tensor.grad = tensor.grad.to_dense()
+
+    @torch.no_grad()
     def _add_up(self, log_joint: Tensor, draw: _Draw) -> None:
         """Put log joint and gradients of the whole batch in the place of this process's part."""
         if self.world.alone:
@@ -437,8 +451,7 @@ class TurboVBI:
             self._factors, self.sites.values(), draw.scales, draw.noises, strict=True
         ):
             gradient = draw.weights[factor.name].grad
-            if gradient is None:
-                raise UnsupportedError(f"the model does not use its weight {factor.name!r}")
+            assert gradient is not None
             pull = (noise * gradient).addcmul_(scale, site.precision, value=beta)
             factor.log_scale.grad = pull.mul_(scale).sub_(beta)
             factor.loc.grad = gradient.addcmul_(factor.loc, site.precision, value=beta)

@@ -25,7 +25,13 @@ def batch() -> Batch:
 
 @pytest.mark.parametrize(
     ("support", "kind"),
-    [(supports.Chain(), "bound"), (supports.Grid(), "Bethe"), (None, "bound")],
+    [
+        (supports.Chain(), "bound"),
+        (supports.Grid(), "Bethe"),
+        (supports.Blocks((2, 2), supports.Grid()), "Bethe"),
+        (supports.Blocks((2, 2), supports.Chain()), "bound"),
+        (None, "bound"),
+    ],
 )
 def test_elbo_is_called_what_it_is(support: supports.Support | None, kind: str) -> None:
     engine = engines.Turbo()
@@ -75,3 +81,6 @@ def test_exact_weights_take_one_input_tensor() -> None:
     named = Batch(({"a": torch.randn(9, 4), "b": torch.randn(9, 4)}, torch.randn(9)))
     with pytest.raises(UnsupportedError, match="exact weights need one input tensor"):
         engine.step(state, named)
+    sequences = Batch((torch.randn(9, 5, 4), torch.randn(9, 5, 1)))
+    with pytest.raises(UnsupportedError, match=r"given: \(9, 5, 4\); accepted: x: Tensor \[points"):
+        engine.step(state, sequences)

@@ -31,8 +31,7 @@ def state(support: supports.Support, columns: int = 30, **settings: object) -> L
     net = nn.Linear(columns, 1, bias=False).double()
     prior = priors.ThreeLayer(support, dist.Gamma(1.0, 1.0), dist.Gamma(1.0, 1e-3))
     bnn = ptv.lift(net, likelihood=likelihoods.Gaussian(0.05, learn=False), prior=prior)
-    return LinearGaussianState(bnn, engines.Turbo(weights="exact", **settings), 50)  # type:
-    ignore[arg - type]
+    return LinearGaussianState(bnn, engines.Turbo(weights="exact", **settings), 50)  # type: ignore[arg-type]
 
 
 def dense(x: Tensor, y: Tensor, precision: Tensor, noise: float) -> tuple[Tensor, Tensor]:
@@ -91,6 +90,17 @@ def test_elbo_never_falls_with_learned_noise_and_bias() -> None:
     losses = torch.tensor([engine.step(x, y + 0.7) for _ in range(40)])
     assert bool((losses.diff() < 1e-7).all())
     assert float(bnn.net.bias.detach()) == pytest.approx(0.7, abs=0.2)
+
+
+def test_a_frozen_bias_stays() -> None:
+    x, y = problem()
+    net = nn.Linear(30, 1).double()
+    net.bias.requires_grad_(False).fill_(0.4)
+    bnn = ptv.lift(net, likelihood=likelihoods.Gaussian(0.3), prior=priors.ThreeLayer())
+    engine = LinearGaussianState(bnn, engines.Turbo(weights="exact"), 50)
+    for _ in range(3):
+        engine.step(x, y + 0.7)
+    assert float(bnn.net.bias) == 0.4  # type: ignore[arg-type]
 
 
 def test_elbo_never_falls_when_hyper_parameters_are_learned() -> None:

@@ -163,6 +163,49 @@ def test_kl_weight_scales_only_the_prior_s_share_of_the_gradient() -> None:
     )  # the reported ELBO is the true one, whatever the weight
 
 
+class Skipping(nn.Module):
+    """Leaves its middle layer out in every second run of the training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 4, sparse=True)
+        self.middle, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.table(x).mean(1)
+        self.runs += self.training
+        return self.head(h + self.middle(h) if self.runs % 2 else h)
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("pattern", ["*weight", "middle.weight"])
+def test_layers_that_are_left_out_hear_of_the_prior_alone(lean: bool, pattern: str) -> None:
+    selection = priors.by_site({pattern: priors.Normal(0.5)}, default=priors.Normal(0.5))
+    bnn = ptv.lift(Skipping(), likelihood=likelihoods.Categorical(), prior=selection)
+    engine = Turbo(lean=lean, kl_weight=1.0, kl_warmup=0.0, lr=0.1)
+    x, y = torch.randint(0, 9, (6, 5)), torch.randint(0, 3, (6,))
+    state = engine.init(bnn.train(), Plan(6, 8, Batch((x, y))))
+    assert isinstance(state, TurboVBI)
+    net: Skipping = state.model.net  # type: ignore[attr-defined,unused-ignore]
+    middle = next(f for f in state.guide if f.name == "middle.weight")
+    seen, kept = [], state._optimizer.step
+
+    def note() -> None:
+        assert middle.loc.grad is not None
+        pull = torch.dist(middle.loc.grad, middle.loc.detach() / 0.25)
+        seen.append((bool(net.runs % 2), float(pull) < 1e-5))
+        kept()
+
+    state._optimizer.step = note  # type: ignore[method-assign,assignment]
+    before = net.table.weight.detach().clone()
+    for _ in range(6):
+        assert math.isfinite(engine.step(state, Batch((x, y))))
+    assert sorted(seen) == [(False, True)] * 3 + [(True, False)] * 3
+    trained = next((f.loc for f in state.guide if f.name == "table.weight"), net.table.weight)
+    assert not torch.equal(trained.detach(), before), "sparse gradients count too"
+
+
 def test_loss_between_exchanges_is_continued_along_the_tangent() -> None:
     """Without moving q(w), refreshes and exchanges leave the loss where it is."""
     prior = priors.ThreeLayer(supports.Chain(0.3, 3.0))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float
 from pyro.distributions import TorchDistribution
+from pyro.ops.provenance import extract_provenance, track_provenance
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -185,7 +186,10 @@ class SupportDistribution(TorchDistribution):
             UnsupportedError: If the prior's normaliser is intractable.
         """
         self._check_shape(llr)
-        return self._log_evidence(llr)
+        # Pyro follows where a number comes from by a subclass of tensors that kernels do not know.
+        plain, provenance = extract_provenance(llr)
+        evidence: Tensor = track_provenance(self._log_evidence(plain), provenance)
+        return evidence
 
     def row_posterior(self, llr: Float[Tensor, "*event"]) -> RowPosterior:
         """Posterior with one log-evidence per row, for priors whose rows are independent.

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive
+from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Tensor
 
 from pyro_turbovbi.distributions import (
@@ -320,6 +321,15 @@ def test_log_evidence_is_differentiable_twice(kind: str) -> None:
     llr = 2 * torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(support.log_evidence, llr)
     assert torch.autograd.gradgradcheck(support.log_evidence, llr)
+
+
+@every_tree
+def test_log_evidence_tells_pyro_where_it_comes_from(kind: str) -> None:
+    """As `AutoStructured` asks for it."""
+    support, llr = MAKERS[kind]((3, 4)), random_llr(3, 4)
+    evidence = support.log_evidence(track_provenance(llr, frozenset({"weight"})))
+    assert get_provenance(evidence) == {"weight"}
+    assert torch.equal(detach_provenance(evidence), support.log_evidence(llr))
 
 
 @every_tree

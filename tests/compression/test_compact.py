@@ -16,6 +16,7 @@ from pyro_turbovbi.compression import shrink
 from pyro_turbovbi.compression.compact import read_compact, write_compact
 from pyro_turbovbi.compression.container import Sections, pack, unpack
 from pyro_turbovbi.compression.quantisation import Step, quantised
+from pyro_turbovbi.compression.surgery import Surgery
 from pyro_turbovbi.errors import ArtifactError, UnsupportedError
 from tests.compression.nets import mlp
 
@@ -150,3 +151,16 @@ def test_scales_above_the_table_are_refused() -> None:
     with pytest.raises(ArtifactError, match="standard deviation"):
         read_compact(pack(Sections(forged, coded, exact)))
     assert np.isclose(float(read_compact(content).scales["0.weight"].max()), 8.0)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.complex64]
+)
+def test_buffers_of_any_type_come_back(dtype: torch.dtype) -> None:
+    net = nn.Linear(3, 2)
+    net.register_buffer("mask", torch.tensor([[1, 0, 1], [0, 0, 1]] * 20).to(dtype))
+    net.register_buffer("number", torch.tensor(1).to(dtype))
+    state = read_compact(write_compact(net, {}, {}, Surgery({}))).state
+    assert state["mask"].dtype == state["number"].dtype == dtype
+    assert torch.equal(state["mask"], net.get_buffer("mask"))
+    assert torch.equal(state["number"], net.get_buffer("number"))

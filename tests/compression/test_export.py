@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_turbovbi.compression import Compressed, compress, export
-from pyro_turbovbi.errors import UnsupportedError, VerificationError
+from pyro_turbovbi.errors import StorageError, UnsupportedError, VerificationError
 from tests.compression.graph_nets import CASES, Apply, Case, features, masks_with_dead_units
 
 QUICK = ("MLP", "MobileNetV2", "GPT")
@@ -69,3 +69,20 @@ def test_names_the_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UnsupportedError, match=r"without onnx, onnxscript, onnxruntime.*\[onnx\]"):
         export.write_onnx(nn.Linear(3, 2), features(3), tmp_path / "net.onnx")
+
+
+def test_another_version_of_the_operators_is_written_or_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "net.onnx"
+    export.write_onnx(nn.Linear(3, 2), features(3), path, opset=18, check=False)
+    assert onnx.load(path).opset_import[0].version == 18
+    with pytest.raises(UnsupportedError, match=r"opset 999.*opset=20"):
+        export.write_onnx(nn.Linear(3, 2), features(3), tmp_path / "b.onnx", opset=999)
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_says_that_a_file_cannot_be_written(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(StorageError, match="cannot be written: No such file or directory"):
+        export.write_onnx(nn.Linear(3, 2), features(3), tmp_path / "no" / "net.onnx", check=False)

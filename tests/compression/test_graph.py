@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_turbovbi.compression import compress, masked
 from pyro_turbovbi.compression.graph import cut_graph
 from pyro_turbovbi.compression.shrink import cut_masked
+from pyro_turbovbi.errors import UnsupportedError
 from tests.compression.graph_nets import (
     CASES,
     GPT,
@@ -257,3 +258,43 @@ def test_tensors_are_cut_like_the_parameters() -> None:
     tied = cut.cut_like({"lm_head.weight": torch.ones(20, 12)})["lm_head.weight"]
     assert torch.equal(tied, like["wte.weight"])
     assert cut.name_of("wte.weight") == "wte.weight"
+
+
+def several_outputs(x: Tensor, *, a: nn.Linear, b: nn.Linear) -> object:
+    out = b(F.relu(a(x)))
+    return {"out": out, "best": out.argmax(-1), "sure": out > 0, "state": None, "none": out[:0]}
+
+
+def test_outputs_may_be_labels_truth_values_and_nothing() -> None:
+    net = Apply(several_outputs, a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+    masks = {"a.weight": torch.ones(8, 6)}
+    masks["a.weight"][[1, 5]] = 0.0
+    result = compress(net, masks, features(6), measure_latency=False)
+    assert result.report.structure == (6,)
+
+
+@pytest.mark.parametrize("output", [None, "text", object()])
+def test_outputs_without_tensors_are_refused(output: object) -> None:
+    def forward(x: Tensor, *, a: nn.Linear) -> object:
+        return output if isinstance(output, str | None) else (a(x), output)
+
+    with pytest.raises(UnsupportedError, match=r"something else than tensors.*tuples, lists"):
+        compress(Apply(forward, a=nn.Linear(6, 8)), {}, features(6), measure_latency=False)
+
+
+def test_units_of_transposed_convolutions_are_counted() -> None:
+    def forward(x: Tensor, *, a: nn.Conv2d, up: nn.ConvTranspose2d, w: Tensor) -> Tensor:
+        return F.relu(up(F.relu(a(x)))).mean((2, 3)) @ w
+
+    net = Apply(
+        forward,
+        a=nn.Conv2d(3, 6, 1),
+        up=nn.ConvTranspose2d(6, 5, 2, 2, bias=False),
+        w=nn.Parameter(torch.randn(5, 4)),
+    )
+    masks = {"a.weight": torch.ones(6, 3, 1, 1), "up.weight": torch.ones(6, 5, 2, 2)}
+    masks["a.weight"][0] = 0.0
+    masks["up.weight"][:, [1, 2]] = 0.0
+    report = compress(net, masks, images(), measure_latency=False).report
+    assert report.structure_dense == (6, 5)
+    assert report.structure == (5, 3)

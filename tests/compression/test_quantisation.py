@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from pyro_turbovbi import likelihoods
 from pyro_turbovbi.compression.quantisation import (
@@ -279,3 +280,34 @@ class Pair(nn.Module):
 def test_a_network_of_two_outputs_has_no_loss() -> None:
     with pytest.raises(UnsupportedError, match="not return one tensor; given: tuple; accepted"):
         loss_on(X, REALS)(Pair())
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Linear(3, 2), {"weight", "bias"}),
+        (nn.Conv3d(2, 3, 2), {"weight", "bias"}),
+        (nn.ConvTranspose2d(2, 3, 2), {"weight", "bias"}),
+        (nn.Bilinear(2, 3, 4), {"weight", "bias"}),
+        (
+            nn.MultiheadAttention(4, 2),
+            {"in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"},
+        ),
+        (weight_norm(nn.Linear(3, 2)), set()),
+    ],
+)
+def test_all_layers_with_matrices_are_rounded(layer: nn.Module, expected: set[str]) -> None:
+    rounded, steps = quantised(randomise(layer, 0), {}, 1.0)
+    assert steps.keys() == expected
+    for name, step in steps.items():
+        counts = rounded.get_parameter(name).double() / step.size
+        assert torch.equal(counts, counts.round())
+
+
+def test_a_shared_matrix_is_rounded_once_under_its_first_name() -> None:
+    net = nn.ModuleDict({"table": nn.Embedding(5, 4), "out": nn.Linear(4, 5, bias=False)})
+    net["out"].weight = net["table"].weight
+    scales = {"table.weight": torch.full((5, 4), 0.1)}
+    rounded, steps = quantised(net, scales, 1.0)
+    assert steps == {"table.weight": Step.near(0.1)}
+    assert rounded["out"].weight is rounded["table"].weight

@@ -196,8 +196,9 @@ class LeanSite(ThreeLayerSite):
 
     def state_dict(self) -> dict[str, Any]:
         """See `SiteState.state_dict`."""
+        held = self.held  # before something stands for it
         with self._nothing_computed():
-            return super().state_dict() | {"held": self.held}
+            return super().state_dict() | {"held": held}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """See `SiteState.load_state_dict`."""

@@ -163,6 +163,19 @@ def test_a_stored_state_goes_on_bit_for_bit(done: int) -> None:
     assert [second.step(X, Y) for _ in range(6)] == expected
 
 
+@pytest.mark.parametrize("name", ["chain", "shared gates"])
+@pytest.mark.parametrize("done", [1, 3])
+def test_supports_can_be_read_from_a_state_that_was_loaded(name: str, done: int) -> None:
+    """As re-ordering does, whether or not the state held them."""
+    first, second = (started(LeanTurboVBI, PRIORS[name]) for _ in range(2))
+    for _ in range(done):
+        first.step(X, Y)
+    second.load_state_dict(ptv.persistence.trees.snapshot(first.state_dict()))
+    for one, other in zip(layered(first), layered(second), strict=True):
+        assert torch.equal(one.probs, other.probs)
+        assert torch.equal(one.precision, other.precision)
+
+
 def test_evaluating_changes_nothing() -> None:
     run = started(LeanTurboVBI, CHAIN)
     run.step(X, Y)

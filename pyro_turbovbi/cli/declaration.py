@@ -72,13 +72,23 @@ def declare(
 
 
 def data_spec(text: str) -> dict[str, Any]:
-    """What `--data` stands for in a recipe."""
+    """What `--data` stands for in a recipe.
+
+    Raises:
+        InvalidArgumentError: If it is a file of a kind that is not read.
+    """
     path = os.path.abspath(text)
     if loader := LOADERS.get(Path(text).suffix.lower()):
         return {"kind": loader, "path": path}
     if ":" in text:
         spec: dict[str, Any] = rebase({"call": text}, os.path.abspath)
         return spec
+    if text not in loaders.__all__ and Path(text).is_file():
+        raise InvalidArgumentError(
+            "files of this kind are not read as data",
+            given=text,
+            accepted=f"a file ending in {', '.join(LOADERS)}, or a folder of images",
+        )
     if text not in loaders.__all__ and (os.sep in text or Path(text).is_dir()):
         return {"kind": "image_folder", "path": path}
     return {"kind": text}

@@ -161,7 +161,7 @@ def _recipe(file: Path, spec: Mapping[str, Any]) -> tuple[str, str | None]:
         recipe=shlex.quote(str(file)),
         inputs=x[0].numel(),
         outputs=int(_largest(loaded, y)) + 1 if classes else y[0].numel(),
-        data=json.dumps(_relative(spec, file)),
+        data=json.dumps(_relative(spec, file), ensure_ascii=False),  # surrogates are no YAML
         likelihood="{kind: Categorical}" if classes else "{kind: Gaussian}",
         epochs=EPOCHS,
         batch_size=max(8, min(128, len(y) // _STEPS)),

@@ -140,13 +140,17 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         if isinstance(error, InvalidDataError):
             raise
         raise _no_archive(path) from error
-    if not all(np.issubdtype(a.dtype, np.number) or a.dtype == bool for a in arrays):
+    if not all(_is_real(a.dtype) for a in arrays):
         raise InvalidDataError(
-            f"{path} holds no numbers",
+            f"{path} holds no real numbers",
             given=" and ".join(str(a.dtype) for a in arrays),
-            accepted="numbers",
+            accepted="real numbers",
         )
     return arrays
+
+
+def _is_real(dtype: np.dtype[Any]) -> bool:
+    return any(np.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_))
 
 
 def _no_archive(path: Path) -> InvalidDataError:

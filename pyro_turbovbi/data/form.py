@@ -84,6 +84,7 @@ class DataForm:
 
         Raises:
             ShapeError: If they have another shape than those of the training.
+            InvalidDataError: If a number is so large that the net's type does not hold it.
         """
         if self.shape is not None and tuple(x.shape[1:]) != self.shape:
             raise ShapeError(
@@ -95,7 +96,15 @@ class DataForm:
             x = x - self.input_mean
         if self.input_scale is not None:
             x = x / self.input_scale
-        return x.to(getattr(torch, self.dtype))
+        inputs = x.to(getattr(torch, self.dtype))
+        finite = inputs.isfinite().flatten(1).all(1) if inputs.dim() > 1 else inputs.isfinite()
+        if not bool(finite.all()):
+            raise InvalidDataError(
+                "the inputs hold a number that is too large",
+                given=f"row {int(finite.int().argmin()) + 1}",
+                accepted=f"numbers that {self.dtype} holds, in units of the training's spread",
+            )
+        return inputs
 
 
 def _plain(value: Any) -> Any:

@@ -157,5 +157,12 @@ def divide(
 
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over points; a constant column keeps its scale."""
-    spread = values.std(dim=0, unbiased=False)
-    return values.mean(dim=0), torch.where(spread > 0, spread, torch.ones_like(spread))
+    constant = (values == values[0]).all(dim=0)
+    mean, spread = values.mean(dim=0), values.std(dim=0, unbiased=False)
+    if not bool((mean.isfinite() & spread.isfinite()).all()):  # sums of squares overflow first
+        unit = torch.where(constant, 1.0, values.abs().amax(dim=0))
+        scaled = values / unit
+        mean, spread = scaled.mean(dim=0) * unit, scaled.std(dim=0, unbiased=False) * unit
+    # Rounding gives many equal numbers another mean, and with it a spread.
+    mean, spread = torch.where(constant, values[0], mean), torch.where(constant, 0.0, spread)
+    return mean, torch.where(spread > 0, spread, torch.ones_like(spread))

@@ -134,7 +134,9 @@ def _splits(
     inputs = [_numbers(table, name) for name in names if name != target]
     labelled = _holds_classes(table.column(target)) if classes is None else classes
     y, labels = (
-        _labels(table, target) if labelled else (torch.from_numpy(_numbers(table, target)), None)
+        _labels(table, target)
+        if labelled
+        else (torch.from_numpy(_numbers(table, target, text=_MIXED)), None)
     )
     everything = TensorPair(torch.from_numpy(np.stack(inputs, axis=1)), y)
     splits = divide(everything, validation=validation, test=test, seed=seed)
@@ -186,7 +188,12 @@ def _require(path: Path, found: Sequence[str], names: Sequence[str]) -> None:
 # Values ----------------------------------------------------------------------------------------
 
 
-def _numbers(table: _Table, name: str) -> npt.NDArray[np.float64]:
+_INPUT = "a number; classes as text are for the target alone"
+_MIXED = "numbers alone, or text alone; classes=True (ptv init --classes) takes both for classes"
+
+
+def _numbers(table: _Table, name: str, text: str = _INPUT) -> npt.NDArray[np.float64]:
+    """A column as numbers; `text` is what to do about other text."""
     column = table.column(name)
     try:
         values = np.array(column, dtype=np.float64)  # a copy: Arrow's own may not be written
@@ -194,10 +201,11 @@ def _numbers(table: _Table, name: str) -> npt.NDArray[np.float64]:
         values = np.array([float(x) if _is_number(x) else math.nan for x in column])
     if not np.isfinite(values).all():
         row = int(np.isfinite(values).argmin())
+        given = _plain(column[row])
         raise InvalidDataError(
             f"{table.cell(row, name)} holds no finite number",
-            given=repr(_plain(column[row])),
-            accepted="a number; classes as text are for the target alone",
+            given=repr(given),
+            accepted=text if isinstance(given, str) and given.strip() else _INPUT,
         )
     return values
 

@@ -100,3 +100,12 @@ def test_data_by_name_file_folder_or_address(text: str, spec: dict[str, str], he
 def test_wrong_options(options: dict[str, Any], message: str, here: Path) -> None:
     with pytest.raises(SpecError, match=message):
         declare(write_recipe(here), **options)
+
+
+@pytest.mark.parametrize("folder", ["", "tables/"])
+def test_files_of_other_kinds_are_named_as_such(folder: str, here: Path) -> None:
+    path = here / folder / "table.tsv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("a\tb\n")
+    with pytest.raises(InvalidArgumentError, match=r"given: .*table.tsv; accepted: .*\.csv, "):
+        data_spec(f"{folder}table.tsv")

@@ -49,6 +49,15 @@ def test_sizes_come_from_the_data(here: Path) -> None:
     assert recipe.likelihood == {"kind": "Categorical"}
 
 
+def test_names_may_have_any_letters(here: Path) -> None:
+    write_table(here / "table.csv")
+    path = here / "größe \N{GRINNING FACE}.csv"
+    path.write_text((here / "table.csv").read_text().replace("price", "\N{GRINNING FACE}"), "utf-8")
+    init(here / "a", data=str(path), target="\N{GRINNING FACE}")
+    data = Recipe.load("a/recipe.yaml").data
+    assert (data["path"], data["target"]) == (str(path), "\N{GRINNING FACE}")
+
+
 def test_nothing_is_overwritten(here: Path) -> None:
     (here / "model.py").write_text("mine")
     with pytest.raises(InvalidArgumentError, match=r"there is such a file already; given: .*model"):

@@ -56,8 +56,11 @@ def test_what_is_no_archive_of_x_and_y(tmp_path: Path) -> None:
     np.savez(path, x=np.ones((3, 2)), y=np.ones(4))
     with pytest.raises(ShapeError, match=r"given: \(3, 2\) and \(4,\); accepted: the same first"):
         npz_file(path)
+    np.savez(path, x=np.ones((3, 2)) * 1j, y=np.ones(3))
+    with pytest.raises(InvalidDataError, match="holds no real numbers; given: complex128"):
+        npz_file(path)
     np.savez(path, x=np.ones((3, 2)), y=np.array(["a", "b", "c"]))
-    with pytest.raises(InvalidDataError, match="holds no numbers; given: float64 and <U1"):
+    with pytest.raises(InvalidDataError, match="holds no real numbers; given: float64 and <U1"):
         npz_file(path)
     np.savez(path, x=np.ones((3, 2)), y=np.array([None, 1, 2], dtype=object))
     with pytest.raises(InvalidDataError, match="is no NumPy archive"):

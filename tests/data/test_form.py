@@ -54,3 +54,10 @@ def test_what_does_not_fit_is_refused() -> None:
     )
     with pytest.raises(InvalidDataError, match="input_mean of the data is damaged; given: "):
         DataForm.from_dict({"input_mean": "a"})
+
+
+def test_numbers_that_the_type_of_the_net_does_not_hold_are_refused() -> None:
+    form = DataForm(shape=(2,))
+    x = torch.tensor([[1.0, 2.0], [1.0, 1e300]], dtype=torch.float64)
+    with pytest.raises(InvalidDataError, match=r"too large; given: row 2; accepted: .*float32"):
+        form.inputs(x)

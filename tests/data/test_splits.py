@@ -83,3 +83,23 @@ def test_what_was_done_to_the_data_is_kept_however_often() -> None:
         y = part.y * twice.target_scale + twice.target_mean
         torch.testing.assert_close(y, own.y, rtol=1e-5, atol=1e-5)
     assert (once.input_mean, once.input_scale, once.columns, once.classes) == (None,) * 4
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 1e30, 288.15, 0.0])
+def test_a_constant_column_keeps_its_scale_whatever_rounding_does(value: float) -> None:
+    pair = TensorPair(torch.full((37, 1), value, dtype=torch.float64), torch.arange(37.0))
+    splits = Splits(pair, pair, pair).standardised()
+    assert torch.equal(splits.train.x, torch.zeros(37, 1))
+    assert splits.input_scale is not None
+    assert splits.input_mean is not None
+    assert splits.input_scale.tolist() == [1.0]
+    assert splits.input_mean.tolist() == [value]
+
+
+def test_numbers_whose_squares_overflow_are_standardised() -> None:
+    x = torch.tensor([[1e200, 0.5], [3e200, 0.5], [5e200, 0.5]], dtype=torch.float64)
+    pair = TensorPair(x, torch.arange(3.0))
+    splits = Splits(pair, pair, pair).standardised()
+    expected = torch.tensor([-1.5, 0.0, 1.5]).div(1.5**0.5)
+    torch.testing.assert_close(splits.train.x[:, 0], expected)
+    assert splits.train.x[:, 1].tolist() == [0.0, 0.0, 0.0]

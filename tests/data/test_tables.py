@@ -95,6 +95,11 @@ BAD_TABLES = {
         ", line 3, column 'c' holds no finite number; given: ''; accepted: a number; classes "
         "as text are for the target alone",
     ),
+    "a target of numbers and text": (
+        ["a,c", "1,2", "2,yes"],
+        ", line 3, column 'c' holds no finite number; given: 'yes'; accepted: numbers alone, or "
+        "text alone; classes=True (ptv init --classes) takes both for classes",
+    ),
     "a class that is missing": (
         ["a,c", "1,yes", "2,"],
         ", line 3, column 'c' is empty; given: ''; accepted: a class",

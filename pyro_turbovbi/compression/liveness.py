@@ -91,11 +91,13 @@ def _drop_unread(stage: Stage, earlier: Stage | None) -> None:
     """Drops the inputs of a stage that no kept row reads, and the units they come from."""
     stage.cols &= (stage.weight[stage.rows] != 0).any(2).any(0)
     if not stage.cols.any():
-        stage.cols[0] = True
-        stage.weight[:, 0] = 0.0
+        first = 0 if stage.select is None else int(stage.select[0])
+        stage.cols[first] = True
+        stage.weight[:, first] = 0.0
         if earlier is not None:
-            earlier.weight[0] = 0.0
-            earlier.bias[0] = 0.0
-            earlier.rows[0] = True
+            unit = first // stage.positions
+            earlier.weight[unit] = 0.0
+            earlier.bias[unit] = 0.0
+            earlier.rows[unit] = True
     if earlier is not None:
         earlier.rows &= stage.cols.reshape(-1, stage.positions).any(1)

@@ -160,7 +160,7 @@ def cut_masked(pruned: nn.Module, example: Tensor) -> Cut:
         layers += _between(stage, stage.before, earlier.rows)
         layers.append((stage.link, _cut_weighted(stage)))
     layers += [(link, link.layer) for link in tail]
-    kept = {s.link.path: (s.rows, s.cols) for s in stages if s.link.path is not None}
+    kept = {s.link.path: (s.rows, s.own_cols) for s in stages if s.link.path is not None}
     cut = Cut(*_assemble(layers), kept)
     cut.freeze_like(pruned)
     return cut

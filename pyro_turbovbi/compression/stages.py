@@ -28,6 +28,8 @@ class Stage:
         bias: Double precision, shape (units out,); zeros if the layer has none.
         rows: Kept output units, boolean, shape (units out,).
         cols: Kept input units, boolean, shape (units in,).
+        select: Of a layer behind an `InputSelect`, as cutting leaves one, the input units that it
+            is given, int64: the selection is made anew, and the weight has zeros for the others.
     """
 
     link: Link
@@ -36,6 +38,12 @@ class Stage:
     bias: Tensor
     rows: Tensor
     cols: Tensor
+    select: Tensor | None = None
+
+    @property
+    def own_cols(self) -> Tensor:
+        """Kept ones of the columns that the layer's own weight has."""
+        return self.cols if self.select is None else self.cols[self.select]
 
     @property
     def merge(self) -> int | None:
@@ -78,6 +86,8 @@ def stages_of(links: list[Link]) -> tuple[list[Stage], list[Link]]:
 
 
 def _stage(link: Link, before: list[Link]) -> Stage:
+    selection = _selection_in(before)
+    before = [other for other in before if other is not selection]
     for mixed in before:
         if mixed.role in (Role.JOINT, Role.SELECT):
             raise UnsupportedError(
@@ -88,9 +98,25 @@ def _stage(link: Link, before: list[Link]) -> Stage:
     weight = link.layer.get_parameter("weight").detach().double()
     # Adding zero copies, and turns -0.0 (a negative weight times a mask) into a plain, cheap zero.
     weight = weight.reshape(weight.shape[0], weight.shape[1], -1) + 0.0
+    select: Tensor | None = None
+    if selection is not None:
+        select = selection.layer.get_buffer("indices")
+        own, units = weight, selection.in_shape[0]
+        weight = own.new_zeros(own.shape[0], units, own.shape[2]).index_copy(1, select, own)
     given = link.layer.bias
     bias = weight.new_zeros(weight.shape[0])
     if isinstance(given, Tensor):
         bias += given.detach()
     rows, cols = (torch.ones(n, dtype=torch.bool, device=weight.device) for n in weight.shape[:2])
-    return Stage(link, before, weight, bias, rows, cols)
+    return Stage(link, before, weight, bias, rows, cols, select)
+
+
+def _selection_in(before: list[Link]) -> Link | None:
+    """A selection behind which nothing minds how many units there are."""
+    for link in reversed(before):
+        if link.role is Role.SELECT:
+            return link
+        alike = link.role in (Role.CHANNELWISE, Role.NOTHING) and not link.layer.state_dict()
+        if not alike and (link.role is not Role.RESHAPE or link.merges_positions):
+            return None
+    return None

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pyro_turbovbi.compression import masked, shrink
+from pyro_turbovbi.compression import compress, masked, shrink
 from pyro_turbovbi.compression.layers import InputSelect
 from pyro_turbovbi.errors import UnsupportedError
 from tests.compression.nets import mlp, needed_units, random_masks, randomise
@@ -310,3 +310,34 @@ def test_refuses_a_mask_of_a_parameter_outside_the_chain() -> None:
 
     with pytest.raises(UnsupportedError, match=r"spare\.weight.*used\.weight"):
         shrink(Spare(), {"spare.weight": torch.ones(2, 3)}, torch.randn(2, 3))
+
+
+def even_masks(net: nn.Module, seed: int, density: float) -> dict[str, Tensor]:
+    """Masks of one density everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices = {name: p for name, p in net.named_parameters() if p.ndim > 1}
+    return {n: torch.rand(p.shape, generator=generator) < density for n, p in matrices.items()}
+
+
+@pytest.mark.parametrize("density", [0.6, 0.02, 0.0])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["mlp", "flat", "images"])
+def test_a_cut_network_is_cut_again_as_a_chain(kind: str, seed: int, density: float) -> None:
+    if kind == "images":
+        head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+        net, x = nn.Sequential(*head, *mlp(24, 8, 3)), torch.randn(4, 3, 6, 6)
+    else:
+        front = [nn.Flatten(), nn.ReLU()] if kind == "flat" else []
+        net, x = nn.Sequential(*front, *mlp(9, 8, 3)), torch.randn(4, 9)
+    net = randomise(net, seed)
+    once = compress(net, even_masks(net, seed, 0.15), x, measure_latency=False)
+    assert any(isinstance(layer, InputSelect) for layer in once.module)
+    masks = even_masks(once.module, seed + 9, density)
+    scales = {name: torch.full_like(once.module.get_parameter(name), 0.1) for name in masks}
+    twice = compress(once.module, masks, x, scales=scales, measure_latency=False)
+    assert twice.surgery is None
+    for name, own in ((name, twice.names.get(name, name)) for name in masks):
+        parameter = twice.module.get_parameter(own)
+        assert twice.scales[own].shape == twice.masks[name].shape == parameter.shape
+    pairs = zip(once.report.structure, twice.report.structure, strict=True)
+    assert all(after <= before for before, after in pairs)

@@ -22,7 +22,7 @@ from pyro_turbovbi._progress import ProgressBar
 from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi._random import seeded
 from pyro_turbovbi.batches import Batch, Batches, to_device
-from pyro_turbovbi.checks import check_data
+from pyro_turbovbi.checks import check_data, check_trains
 from pyro_turbovbi.distributed import ALONE, World
 from pyro_turbovbi.engines.protocol import AnyEngine, Plan, Resumable
 from pyro_turbovbi.engines.turbo import Turbo
@@ -100,6 +100,8 @@ class Run:
         data, start = DataDigest(), start_digest(bnn.net)
         self._likelihood = described_at_start(bnn.likelihood)
         self.example = check_data(bnn, data.reading(batches), device)
+        if data.smallest is not None and not engine.full_batch:
+            check_trains(bnn, self._on_device(data.smallest))
         num_data = data.points if batches.num_data is None else batches.num_data
         bnn.num_data = num_data
         self.training = Training(

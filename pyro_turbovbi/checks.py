@@ -9,7 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from pyro_turbovbi._pyro import buffers_kept
 from pyro_turbovbi.batches import Batch, Inputs, has_splits, kind_of, to_device
 from pyro_turbovbi.errors import (
     InvalidDataError,
@@ -65,6 +67,37 @@ def check_data(bnn: BayesianNet, batches: Iterable[Batch], device: torch.device)
         raise InvalidDataError("the loader yields no batch", accepted="at least one batch")
     _warn_of_units(bnn.likelihood, first)
     return first
+
+
+@torch.no_grad()
+def check_trains(bnn: BayesianNet, batch: Batch) -> None:
+    """See whether a net can be trained on a batch of one point, where there is such a batch.
+
+    Batch normalisation cannot, and would say so at the end of the first epoch. The net and the
+    random state are left as they were.
+
+    Args:
+        bnn: The lifted net; it is run in training mode.
+        batch: The smallest batch, on the device.
+
+    Raises:
+        ShapeError: if the net cannot.
+    """
+    if len(batch.y) > 1 or not any(isinstance(m, _BatchNorm) for m in bnn.net.modules()):
+        return
+    training = bnn.training
+    devices = [batch.y.device] if batch.y.is_cuda else []
+    try:
+        with torch.random.fork_rng(devices=devices), buffers_kept(bnn):
+            bnn.train().output({}, batch.x)
+    except ValueError as error:
+        raise ShapeError(
+            "the network cannot be trained on a batch of one data point",
+            given=f"a batch of one data point among the others ({error})",
+            accepted="another batch_size, or a DataLoader with drop_last=True",
+        ) from error
+    finally:
+        bnn.train(training)
 
 
 def _warn_of_units(likelihood: Likelihood, batch: Batch) -> None:

@@ -45,10 +45,12 @@ class DataDigest:
 
     Attributes:
         points: Number of points counted so far.
+        smallest: The batch of fewest points among them.
     """
 
     def __init__(self) -> None:
         self.points = 0
+        self.smallest: Batch | None = None
         self._sum = 0
 
     def reading(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -65,6 +67,8 @@ class DataDigest:
             # A sum, unlike a hash of hashes, is the same in every order.
             self._sum += int.from_bytes(digest, "big")
         self.points += len(batch.y)
+        if self.smallest is None or len(batch.y) < len(self.smallest.y):
+            self.smallest = batch
 
     @property
     def value(self) -> str:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import engines, likelihoods, priors, supports
-from pyro_turbovbi.errors import InvalidArgumentError, SiteError
+from pyro_turbovbi.errors import InvalidArgumentError, ShapeError, SiteError
 from pyro_turbovbi.training import start_digest
 from tests.terminals import Terminal
 
@@ -293,6 +293,25 @@ def test_a_loader_that_is_read_at_once_draws_from_the_seed_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
     assert same(first, run(bnn, loader, engine=engine, epochs=2))
+
+
+def test_batch_norm_and_a_batch_of_one_point_are_refused_before_training() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, 2))
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=priors.Normal(1.0))
+    x, y = data(33)
+
+    def note(_record: object, _snapshot: object) -> None:
+        raise AssertionError("an epoch was trained")
+
+    before = torch.get_rng_state()
+    with pytest.raises(ShapeError) as error:
+        run(bnn, (x, y), callbacks=[note])
+    assert str(error.value).startswith("the network cannot be trained on a batch of one data point")
+    assert str(error.value).endswith("another batch_size, or a DataLoader with drop_last=True")
+    assert torch.equal(torch.get_rng_state(), before)
+    loader = DataLoader(TensorDataset(x, y), batch_size=16, drop_last=True)
+    fit = run(bnn, loader, epochs=1)
+    assert fit.bnn.get_buffer("net.1.num_batches_tracked") == 2
 
 
 def test_ready_batches_count_their_points() -> None:

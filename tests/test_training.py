@@ -55,6 +55,15 @@ def test_values_pairs_counts_and_types_count() -> None:
     assert digest({"a": x[:, 1:], "b": x[:, :1]}, y) != digest(named, y)
 
 
+def test_points_and_the_smallest_batch_are_noted() -> None:
+    digest = DataDigest()
+    assert digest.smallest is None
+    batches = [Batch((torch.randn(rows, 2), torch.zeros(rows))) for rows in (4, 3, 4, 3)]
+    assert list(digest.reading(batches)) == batches
+    assert digest.points == 14
+    assert digest.smallest is batches[1]
+
+
 def test_the_start_is_parameters_and_buffers_by_name() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     before = start_digest(net)

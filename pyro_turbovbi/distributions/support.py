@@ -187,6 +187,7 @@ class SupportDistribution(TorchDistribution):
         """
         self._check_shape(llr)
         # Pyro follows where a number comes from by a subclass of tensors that kernels do not know.
+        plain: Any
         plain, provenance = extract_provenance(llr)
         evidence: Tensor = track_provenance(self._log_evidence(plain), provenance)
         return evidence

@@ -40,7 +40,8 @@ def described(value: object) -> str:
     if isinstance(value, ELBO):
         return f"{_name(type(value))}(num_particles={value.num_particles})"
     if isinstance(value, PyroOptim):
-        return f"{_name(value.pt_optim_constructor)}({described(value.pt_optim_args)})"
+        arguments = [value.pt_optim_args, *filter(None, [value.pt_clip_args])]
+        return f"{_name(value.pt_optim_constructor)}({', '.join(map(described, arguments))})"
     if isinstance(value, nn.Module):
         return f"{_name(type(value))}: {_ADDRESS.sub('', repr(value))}"
     return _name(value if hasattr(value, "__qualname__") else type(value))

@@ -40,6 +40,8 @@ def test_the_text_says_what_counts() -> None:
     assert "lr=0.3333333333333333," in described(SUBJECTS["engine"])
     assert "test_identity.guide" in described(SUBJECTS["guide"])
     assert "ClippedAdam({lr=0.1})" in described(SUBJECTS["optimiser"])
+    clipped = (PyroOptim(torch.optim.Adam, {"lr": 0.1}, {"clip_norm": n}) for n in (1.0, 2.0))
+    assert len({*map(described, clipped), described(PyroOptim(torch.optim.Adam, {"lr": 0.1}))}) == 3
     assert "TraceMeanField_ELBO(num_particles=3)" in described(SUBJECTS["loss"])
     assert "Chain(density=0.1, mean_run=5.0, dim=None)" in described(SUBJECTS["prior"])
     assert "Dropout(p=0.3" in described(SUBJECTS["net"])

@@ -67,8 +67,11 @@ def _constants(flow: Flow, op: Op) -> tuple[Tensor, Tensor]:
     number = op.inputs[0]
     x, weight = flow.tape.values[number], flow.tape.values[op.inputs[1]]
     dim = x.ndim - 1 if op.kind is _ATEN.linear else 1
-    rows = x.movedim(dim, 0).flatten(1)
-    constant = ~flow.varies[number].movedim(dim, 0).flatten(1).any(1).to(x.device)
+    # A constant that a layer reads may be a vector, without further dims.
+    rows, varying = (
+        each.movedim(dim, 0).unsqueeze(-1).flatten(1) for each in (x, flow.varies[number])
+    )
+    constant = ~varying.any(1).to(x.device)
     candidates = constant & (rows != 0).any(1)
     contribution = weight.new_zeros(weight.shape[0] if op.kind is _ATEN.linear else 0)
     if op.kind is _ATEN.linear:

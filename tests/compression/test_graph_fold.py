@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyro_turbovbi.compression import compress
 from pyro_turbovbi.compression.graph_flow import Flow
 from pyro_turbovbi.compression.graph_fold import fold_constants
 from pyro_turbovbi.compression.graph_tape import record
@@ -83,3 +84,17 @@ def test_a_layer_that_runs_twice_is_left_alone() -> None:
     result, added = folded(net, features(3))
     assert added == ()
     assert torch.equal(result.shared.weight, net.shared.weight.double())
+
+
+def test_a_vector_that_a_layer_reads_is_constant() -> None:
+    def forward(x: Tensor, *, a: nn.Linear, b: nn.Linear, z: nn.Parameter) -> Tensor:
+        return a(x) + b(z)
+
+    net = Apply(forward, a=nn.Linear(4, 3), b=nn.Linear(2, 3), z=nn.Parameter(torch.ones(2)))
+    result, _ = folded(net, features(4))
+    expected = net.b.bias + net.b.weight.sum(1)
+    torch.testing.assert_close(result.b.bias, expected.double())
+    net = nn.Sequential(net, nn.Linear(3, 2))
+    masks = {"0.a.weight": torch.tensor([[1.0], [0.0], [1.0]]).expand(3, 4)}
+    masks["0.b.weight"] = masks["0.a.weight"][:, :2]
+    assert compress(net, masks, features(4), measure_latency=False).report.structure == (2,)

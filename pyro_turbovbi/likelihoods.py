@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import log
+from numbers import Real
 from typing import ClassVar, Literal
 
 import pyro.distributions as dist
@@ -202,9 +203,10 @@ class Poisson(Likelihood):
     def _check_domain(self, y: Tensor, output: Tensor) -> None:
         whole = y == y.round() if y.is_floating_point() else torch.ones_like(y, dtype=torch.bool)
         if not bool(((y >= 0) & whole).all()):
+            least = y.min().item()
             raise InvalidDataError(
                 "counts are out of range",
-                given=f"minimum {y.min().item()}",
+                given=f"minimum {least}" if least < 0 else y[~whole][0].item(),
                 accepted="0, 1, 2, ...",
             )
 
@@ -229,7 +231,7 @@ class Gaussian(Likelihood):
         self, scale: float = 1.0, *, learn: bool = True, heteroscedastic: bool = False
     ) -> None:
         super().__init__()
-        if not 0.0 < scale < float("inf"):
+        if not isinstance(scale, Real | Tensor) or not 0.0 < scale < float("inf"):
             raise InvalidArgumentError(
                 "noise scale is out of range",
                 given=scale,

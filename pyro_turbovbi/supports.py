@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pyro_turbovbi.distributions import (
     BlockSupport,
@@ -285,7 +285,7 @@ class Blocks:
     support: Support = field(default_factory=Chain)
 
     def __post_init__(self) -> None:
-        size = tuple(self.size)
+        size = _items(self.size)
         if len(size) != 2 or not all(_is_integer(n) and n >= 1 for n in size):
             raise InvalidArgumentError(
                 "size is no size of a block", given=self.size, accepted="two integers >= 1"
@@ -317,7 +317,7 @@ class Blocks:
 
 def _law_pair(name: str, pair: Sequence[Number]) -> tuple[float, float]:
     """A density and the mean run of a chain of that density."""
-    if len(pair) != 2 or not all(map(_is_number, pair)):
+    if len(_items(pair)) != 2 or not all(map(_is_number, pair)):
         raise InvalidArgumentError(
             f"{name} is not understood", given=pair, accepted="a pair (density, mean run)"
         )
@@ -335,7 +335,7 @@ def _transitions(density: float, mean_run: float) -> tuple[float, float]:
 
 def _dim_pair(dims: Sequence[int]) -> tuple[int, int]:
     """Dims of columns and of rows."""
-    pair = tuple(dims)
+    pair = _items(dims)
     if len(pair) != 2 or not all(map(_is_integer, pair)):
         raise InvalidArgumentError(
             "dims of a grid are not understood",
@@ -347,7 +347,7 @@ def _dim_pair(dims: Sequence[int]) -> tuple[int, int]:
 
 def _run_pair(runs: Number | Sequence[Number]) -> tuple[float, float]:
     """Mean runs along rows and along columns from one number or a pair."""
-    pair = (runs, runs) if isinstance(runs, int | float) else tuple(runs)
+    pair = (runs, runs) if isinstance(runs, int | float) else _items(runs)
     if len(pair) != 2 or not all(map(_is_number, pair)):
         raise InvalidArgumentError(
             "mean_run of a grid is not understood",
@@ -355,6 +355,11 @@ def _run_pair(runs: Number | Sequence[Number]) -> tuple[float, float]:
             accepted="a number, or a pair (along rows, along columns)",
         )
     return float(pair[0]), float(pair[1])
+
+
+def _items(value: object) -> tuple[Any, ...]:
+    """What a sequence holds; nothing if it is none, which is no pair either."""
+    return tuple(value) if isinstance(value, Sequence) else ()
 
 
 def _is_integer(value: object) -> bool:

@@ -80,6 +80,10 @@ class Likelihood(nn.Module, ABC):
     def _check_domain(self, y: Tensor, output: Tensor) -> None: ...
 
 
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real | Tensor)
+
+
 def _with_events(distribution: TorchDistributionMixin) -> TorchDistributionMixin:
     batched: TorchDistributionMixin = distribution.to_event(len(distribution.batch_shape) - 1)
     return batched
@@ -231,7 +235,7 @@ class Gaussian(Likelihood):
         self, scale: float = 1.0, *, learn: bool = True, heteroscedastic: bool = False
     ) -> None:
         super().__init__()
-        if not isinstance(scale, Real | Tensor) or not 0.0 < scale < float("inf"):
+        if not _is_real(scale) or not 0.0 < scale < float("inf"):
             raise InvalidArgumentError(
                 "noise scale is out of range",
                 given=scale,

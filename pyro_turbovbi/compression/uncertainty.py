@@ -40,11 +40,13 @@ class LoadedPosterior:
             generator: Source of randomness; None takes torch's.
 
         Returns:
-            Parameter name to tensor of the parameter's shape. Weights that were cut stay zero.
+            Parameter name to tensor of the parameter's shape, on its device. Weights that were cut
+                stay zero.
         """
-        means = dict(self.module.named_parameters())
+        means = {name: mean.detach() for name, mean in self.module.named_parameters()}
         return {
-            name: torch.normal(means[name].detach(), scale, generator=generator)
+            # The module may have been moved since.
+            name: torch.normal(means[name], scale.to(means[name]), generator=generator)
             for name, scale in self.scales.items()
         }
 

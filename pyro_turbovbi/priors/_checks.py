@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 
 from pyro_turbovbi.errors import InvalidArgumentError, ShapeError
 from pyro_turbovbi.priors.base import Prior
+
+
+def is_real(value: object) -> bool:
+    """Whether something is a real number, or a tensor that may hold one."""
+    return isinstance(value, Real | torch.Tensor)
+
+
+def a_number(prior: Prior, name: str) -> None:
+    """Check that a field is a number, of whatever sign and size.
+
+    Raises:
+        InvalidArgumentError: if it is not.
+    """
+    value = getattr(prior, name)
+    if not is_real(value) or value != value:  # NaN alone differs from itself
+        raise InvalidArgumentError(
+            f"{name} of {_called(prior)} prior is no number", given=value, accepted="a number"
+        )
 
 
 def positive(prior: Prior, *names: str) -> None:
@@ -16,7 +36,7 @@ def positive(prior: Prior, *names: str) -> None:
     """
     for name in names:
         value = getattr(prior, name)
-        if not 0.0 < value < float("inf"):
+        if not is_real(value) or not 0.0 < value < float("inf"):
             raise InvalidArgumentError(
                 f"{name} of {_called(prior)} prior is out of range",
                 given=value,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.distributions.shrinkage import GroupLaplace, LogUniformNormal, group_norms
-from pyro_turbovbi.priors._checks import group_dim, ordered, positive
+from pyro_turbovbi.priors._checks import a_number, group_dim, ordered, positive
 from pyro_turbovbi.priors.base import Moments, NonCentred, Prior, emit_each
 from pyro_turbovbi.priors.shrinkage import log_dropout, root_mean_square
 
@@ -57,6 +57,7 @@ class GroupNormalJeffreys(NonCentred):
 
     def __post_init__(self) -> None:
         positive(self, "low", "high")
+        a_number(self, "threshold")
         ordered(self, "low", "high")
 
     def pieces(self, name: str, shape: torch.Size, like: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_turbovbi.errors import InvalidArgumentError
+from pyro_turbovbi.priors._checks import is_real
 from pyro_turbovbi.priors.base import Prior
 
 
@@ -29,7 +30,7 @@ class Normal(Prior):
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.scale < float("inf"):
+        if not is_real(self.scale) or not 0.0 < self.scale < float("inf"):
             raise InvalidArgumentError(
                 "scale of a Normal prior is out of range",
                 given=self.scale,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_turbovbi.distributions.shrinkage import HalfCauchy, LogUniformNormal, NormalMixture
 from pyro_turbovbi.errors import InvalidArgumentError
-from pyro_turbovbi.priors._checks import ordered, positive
+from pyro_turbovbi.priors._checks import a_number, is_real, ordered, positive
 from pyro_turbovbi.priors.base import Moments, NonCentred, Prior, emit_each, fan_in
 
 #: Points of equal probability that stand for a posterior over which something is averaged.
@@ -135,7 +135,7 @@ class SpikeSlab(Prior):
     spike: float = 0.02
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.density < 1.0:
+        if not is_real(self.density) or not 0.0 < self.density < 1.0:
             raise InvalidArgumentError(
                 "density of a SpikeSlab prior is out of range",
                 given=self.density,
@@ -196,6 +196,7 @@ class LogUniform(Prior):
 
     def __post_init__(self) -> None:
         positive(self, "low", "high")
+        a_number(self, "threshold")
         ordered(self, "low", "high")
 
     def emit(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:

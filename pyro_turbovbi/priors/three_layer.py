@@ -24,6 +24,7 @@ from torch import Tensor
 from pyro_turbovbi.distributions import CollapsedPrecision, CollapsedThreeLayer, SelectedGamma
 from pyro_turbovbi.distributions.support import EXACT_EVIDENCE, SupportDistribution
 from pyro_turbovbi.errors import InvalidArgumentError, UnsupportedError
+from pyro_turbovbi.priors._checks import is_real
 from pyro_turbovbi.priors.base import Prior, WeightSite, fan_in
 from pyro_turbovbi.priors.unit_gates import GATE_DENSITY, WeightGates
 from pyro_turbovbi.supports import Blocks, Chain, Grid, Support
@@ -330,7 +331,8 @@ def collapsed_support_probs(
 
 
 def _check_gates(prior: ThreeLayer) -> None:
-    if prior.gates not in (None, "shared") or not 0.0 < prior.gate_density < 1.0:
+    inside = is_real(prior.gate_density) and 0.0 < prior.gate_density < 1.0
+    if prior.gates not in (None, "shared") or not inside:
         raise InvalidArgumentError(
             "gates are out of range",
             given=f"gates={prior.gates!r}, gate_density={prior.gate_density!r}",

@@ -144,3 +144,11 @@ def test_a_generator_makes_predictions_repeatable() -> None:
 def test_the_number_of_draws_is_checked() -> None:
     with pytest.raises(InvalidArgumentError, match="num_samples"):
         linear_posterior()[0].predict(torch.ones(1, 3), 0)
+
+
+@pytest.mark.parametrize("target", ["meta", torch.float64])
+def test_draws_follow_the_module_to_another_device_or_type(target: str | torch.dtype) -> None:
+    posterior, scale = linear_posterior()
+    posterior.module.to(target)
+    draw, weight = posterior.draw()["0.weight"], posterior.module.get_parameter("0.weight")
+    assert (draw.device, draw.dtype, draw.shape) == (weight.device, weight.dtype, scale.shape)

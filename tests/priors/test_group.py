@@ -172,8 +172,10 @@ def test_a_dimension_that_is_not_there() -> None:
         lambda: GroupHorseshoe(global_scale=-1.0),
         lambda: GroupNormalJeffreys(low=0.0),
         lambda: GroupNormalJeffreys(low=3.0, high=2.0),
+        lambda: GroupHorseshoe(global_scale="small"),  # type: ignore[arg-type]
     ],
 )
+@pytest.mark.usefixtures("no_type_checks")
 def test_numbers_out_of_range(build: object) -> None:
     with pytest.raises(InvalidArgumentError, match=r"prior (is|are) (out of range|in the wrong)"):
         build()  # type: ignore[operator]

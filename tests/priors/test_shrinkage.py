@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import e, inf, log
+from math import e, inf, log, nan
 
 import pytest
 import torch
@@ -180,8 +180,18 @@ def test_root_mean_square() -> None:
             "low and high of a LogUniform prior are in the wrong order; "
             "given: low=2.0, high=1.0; accepted: low smaller than high",
         ),
+        (
+            lambda: LogUniform(threshold=nan),
+            "threshold of a LogUniform prior is no number; given: nan; accepted: a number",
+        ),
+        (
+            lambda: Horseshoe(global_scale="small"),  # type: ignore[arg-type]
+            "global_scale of a Horseshoe prior is out of range; given: small; "
+            "accepted: a positive finite number",
+        ),
     ],
 )
+@pytest.mark.usefixtures("no_type_checks")
 def test_numbers_out_of_range(build: object, message: str) -> None:
     with pytest.raises(InvalidArgumentError) as error:
         build()  # type: ignore[operator]

@@ -47,7 +47,8 @@ def memory_report(run: TurboVBI) -> MemoryReport:
     """Count what a run holds for its weights.
 
     What is needed within a step comes on top: the drawn weights and their gradients, in the
-    ordinary mode further tensors of their size, activations. Parameters that are trained as points are not counted. Memory that two tensors
+    ordinary mode further tensors of their size, activations. Parameters that are trained as points
+    are not counted. Memory that two tensors
     share is counted once.
 
     Args:

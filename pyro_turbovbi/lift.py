@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,12 @@ from torch.func import functional_call
 from pyro_turbovbi._pyro import local_param
 from pyro_turbovbi.batches import Inputs, num_rows
 from pyro_turbovbi.coupling import couplings
-from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, UnsupportedError
+from pyro_turbovbi.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    TurboVBIWarning,
+    UnsupportedError,
+)
 from pyro_turbovbi.likelihoods import Likelihood
 from pyro_turbovbi.priors.base import Prior, WeightSite
 from pyro_turbovbi.priors.selection import BySite, as_selection
@@ -52,7 +58,10 @@ def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None
         InvalidDataError: if the net has NaN or infinite weights.
         SiteError: if a pattern of `prior` matches no parameter.
         UnsupportedError: if a lazy module has not seen its first input yet, or a parameter is in
-            half precision.
+            half precision, or a layer holds a tensor that cannot be copied.
+
+    Warns:
+        TurboVBIWarning: if weights under a parametrisation (weight or spectral norm) get no prior.
     """
     if not isinstance(net, nn.Module):
         raise InvalidArgumentError(
@@ -65,7 +74,10 @@ def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None
             accepted="likelihoods.Categorical(), Bernoulli(), Gaussian(), Poisson()",
         )
     _check_parameters(net)
-    return BayesianNet(net, likelihood, as_selection(prior))
+    bnn = BayesianNet(net, likelihood, as_selection(prior))
+    if bnn.prior.default is not None:
+        _warn_of_parametrised(bnn)
+    return bnn
 
 
 class BayesianNet(nn.Module):
@@ -290,7 +302,36 @@ def weight_matrices(net: nn.Module) -> list[str]:
     return list(found)
 
 
+def _warn_of_parametrised(bnn: BayesianNet) -> None:
+    """The default prior is for weights; what parametrisations make weights of is something else."""
+    matrices = [path for path, m in bnn.net.named_modules() if isinstance(m, MATRIX_LAYERS)]
+    made = {
+        name.partition(".original")[0]: name in bnn._priors
+        for path in matrices
+        for name in bnn._parameters_by_name
+        if name.startswith(f"{path}.parametrizations.".lstrip("."))
+    }
+    found = [name.replace("parametrizations.", "") for name, chosen in made.items() if not chosen]
+    if found:
+        warnings.warn(
+            f"{', '.join(map(repr, found))}: made by a parametrisation, and so not under the prior "
+            "but trained as points; torch.nn.utils.parametrize.remove_parametrizations makes them "
+            "ordinary weights",
+            TurboVBIWarning,
+            stacklevel=3,
+        )
+
+
 def _check_parameters(net: nn.Module) -> None:
+    for path, module in net.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                raise UnsupportedError(
+                    "a layer holds a tensor that was computed from parameters and cannot be copied",
+                    given=f"{path}.{name}" if path else name,
+                    accepted="parameters and buffers; torch.nn.utils.parametrizations in the place "
+                    "of torch.nn.utils.weight_norm",
+                )
     for name, parameter in net.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise UnsupportedError(

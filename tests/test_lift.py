@@ -16,6 +16,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 import pyro_turbovbi as ptv
 from pyro_turbovbi import likelihoods, priors, supports
@@ -23,6 +24,7 @@ from pyro_turbovbi.errors import (
     InvalidArgumentError,
     InvalidDataError,
     SiteError,
+    TurboVBIWarning,
     UnsupportedError,
 )
 from pyro_turbovbi.lift import weight_matrices
@@ -512,3 +514,24 @@ def test_lazy_and_broken_nets_are_refused() -> None:
 def test_weights_in_half_precision_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(UnsupportedError, match="half precision, too coarse for a posterior"):
         ptv.lift(nn.Linear(2, 1).to(dtype), likelihood=likelihoods.Gaussian(), prior=NORMAL)
+
+
+def test_weights_under_parametrisations_are_named() -> None:
+    def net() -> nn.Sequential:
+        return nn.Sequential(weight_norm(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 3))
+
+    with pytest.warns(TurboVBIWarning, match=r"^'0\.weight': made by a parametrisation"):
+        assert list(classifier(net()).sites) == ["2.weight"]
+    chosen = priors.by_site({"0.parametrizations.weight.original1": NORMAL}, default=NORMAL)
+    assert len(classifier(net(), chosen).sites) == 2
+    assert list(classifier(net(), priors.by_site({"2.weight": NORMAL})).sites) == ["2.weight"]
+
+
+def test_layers_that_cannot_be_copied_are_refused() -> None:
+    net = mlp()
+    layer = net[0]
+    value = layer.weight.detach() * nn.Parameter(torch.ones(()))
+    del layer.weight
+    layer.weight = value
+    with pytest.raises(UnsupportedError, match=r"given: 0\.weight; .*parametrizations"):
+        classifier(net)

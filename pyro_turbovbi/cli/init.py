@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_turbovbi.batches import as_tensors
 from pyro_turbovbi.cli.declaration import data_spec
 from pyro_turbovbi.data import Splits
-from pyro_turbovbi.errors import InvalidArgumentError, StorageError
+from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, StorageError
 from pyro_turbovbi.recipe import Recipe
 
 RECIPE = """\
@@ -78,6 +78,8 @@ _STEPS = 40
 """Steps an epoch should have, as far as batches of at least 8 allow."""
 _WITHOUT_ORDER = ("csv_file", "parquet_file", "npz_file", "diabetes", "uci")
 _TABLES = ("csv_file", "parquet_file")
+_MANY_CLASSES = 1000
+"""Classes that there may be however few data points there are."""
 _FEW_VALUES = 20
 """Different whole numbers up to which a target may well be a class."""
 
@@ -160,7 +162,7 @@ def _recipe(file: Path, spec: Mapping[str, Any]) -> tuple[str, str | None]:
     text = RECIPE.format(
         recipe=shlex.quote(str(file)),
         inputs=x[0].numel(),
-        outputs=int(_largest(loaded, y)) + 1 if classes else y[0].numel(),
+        outputs=_num_classes(loaded, y) if classes else y[0].numel(),
         data=json.dumps(_relative(spec, file), ensure_ascii=False),  # surrogates are no YAML
         likelihood="{kind: Categorical}" if classes else "{kind: Gaussian}",
         epochs=EPOCHS,
@@ -185,10 +187,22 @@ def _hint(loaded: Splits) -> str | None:
     )
 
 
-def _largest(loaded: Any, y: Tensor) -> Tensor:
-    """The largest label of all parts."""
+def _num_classes(loaded: Any, y: Tensor) -> int:
+    """The largest label of all parts, and one.
+
+    Raises:
+        InvalidDataError: If whole numbers are no labels that a net can have an output for each of.
+    """
     parts = [part.y for part in loaded if len(part.y)] if isinstance(loaded, Splits) else [y]
-    return max(part.max() for part in parts)
+    labels = torch.cat([part.long() for part in parts])
+    least, largest = int(labels.min()), int(labels.max())
+    if labels.dim() > 1 or least < 0 or largest >= max(_MANY_CLASSES, len(labels)):
+        raise InvalidDataError(
+            "whole numbers count as classes, and these are no labels",
+            given=f"{least} .. {largest}, shape {tuple(labels.shape)}",
+            accepted="one of 0, 1, ..., classes - 1 a data point; amounts as floating-point numbers",
+        )
+    return largest + 1
 
 
 def _relative(spec: Mapping[str, Any], recipe: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,16 @@ def test_sizes_come_from_the_data(here: Path) -> None:
     recipe = Recipe.load("b/recipe.yaml")
     assert recipe.net["arguments"] == {"inputs": 12, "outputs": 7}
     assert recipe.likelihood == {"kind": "Categorical"}
+
+
+@pytest.mark.parametrize(
+    "y", [np.arange(30) % 2 * 2 - 1, np.arange(30) + 10**12, np.zeros((30, 1), int)]
+)
+def test_whole_numbers_that_are_no_labels_are_refused(y: Any, here: Path) -> None:
+    np.savez("x.npz", x=np.zeros((30, 4)), y=y)
+    with pytest.raises(InvalidDataError, match=r"no labels; given: .*amounts as floating-point"):
+        init(here / "a", data="x.npz")
+    assert not (here / "a").exists()
 
 
 def test_names_may_have_any_letters(here: Path) -> None:

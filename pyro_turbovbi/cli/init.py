@@ -200,7 +200,7 @@ def _num_classes(loaded: Any, y: Tensor) -> int:
         raise InvalidDataError(
             "whole numbers count as classes, and these are no labels",
             given=f"{least} .. {largest}, shape {tuple(labels.shape)}",
-            accepted="one of 0, 1, ..., classes - 1 a data point; amounts as floating-point numbers",
+            accepted="one of 0, 1, ..., classes - 1 a point; amounts as floating-point numbers",
         )
     return largest + 1
 

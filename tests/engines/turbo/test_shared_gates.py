@@ -200,6 +200,7 @@ def test_gates_of_hidden_rows_behind_inputs_are_told_less() -> None:
     torch.testing.assert_close(whole.relief, torch.full((5, 6, 1), 0.5 * (3.0 - 1.0)))
 
 
+@pytest.mark.filterwarnings("ignore:.*made by a parametrisation")
 @pytest.mark.parametrize("layer", ["instance norm", "spectral norm"])
 def test_layers_that_cannot_be_cut_train_with_gates_and_compaction(layer: str) -> None:
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pyro_turbovbi import __version__
 from pyro_turbovbi.cli.commands import Commands, show
 from pyro_turbovbi.cli.interruption import INTERRUPTED
 
@@ -40,10 +41,20 @@ Target = Annotated[
 Epochs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the data.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"pyro_turbovbi {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[
         bool, typer.Option("--debug", help="After an error, show where it arose.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Structured sparse Bayesian neural networks: fit, compare, compress."""

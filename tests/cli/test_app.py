@@ -30,6 +30,12 @@ def test_arguments_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_it_says_its_version() -> None:
+    done = ptv("--version")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == f"pyro_turbovbi {pyro_turbovbi.__version__}\n"
+
+
 @pytest.mark.parametrize("command", [(), *[(name,) for name in COMMANDS], ("data", "get")])
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     done = ptv(*command, "--help")

@@ -41,10 +41,11 @@ Target = Annotated[
 Epochs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the data.")]
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         print(f"pyro_turbovbi {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

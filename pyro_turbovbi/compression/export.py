@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ def write_onnx(
             or not to that version of the operators.
         StorageError: If the file cannot be written.
         VerificationError: If the file computes something else by more than 1e-4 of the largest
-            output.
+            output; it is not kept.
     """
     _require("onnx", "onnxscript", *(["onnxruntime"] if check else []))
     program = exported(module, example)
@@ -103,7 +104,11 @@ def write_onnx(
             accepted="operators that ONNX has",
         ) from error
     if check:
-        _check(module, example, path)
+        try:
+            _check(module, example, path)
+        except VerificationError:
+            Path(path).unlink()
+            raise
     return os.fspath(path)
 
 

@@ -52,6 +52,14 @@ def test_a_wrong_file_is_found(tmp_path: Path) -> None:
         export._check(nn.Linear(3, 4), features(3)[:1], path)
 
 
+def test_a_wrong_file_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(VerificationError):
+        export.write_onnx(nn.Linear(3, 2).eval(), features(3), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_input_is_enough_for_batches_of_any_size() -> None:
     program = export.exported(nn.Linear(3, 2), features(3)[:1])
     assert program.module()(features(3)).shape == (6, 2)

@@ -1,9 +1,11 @@
 """Soft targets: what other networks believe of the training data, in the place of its labels.
 
 A label says which class a point belongs to; a trained network also says how sure that is. A small
-network that is fitted to such beliefs has less to explain away, needs fewer weights for the same
-error, and errs less with the same weights. Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the
-knowledge in a neural network", arXiv 1503.02531; here at temperature 1, as a likelihood.
+network that is fitted to such beliefs has less to explain away, and may need fewer weights for the
+same error, if its teachers are better than it is (docs: "Smaller at the same error").
+
+Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", arXiv
+1503.02531; here at temperature 1, as a likelihood.
 """
 
 from __future__ import annotations

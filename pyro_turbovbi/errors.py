@@ -111,7 +111,7 @@ class TurboVBIWarning(UserWarning):
 
 
 class TrainingWarning(TurboVBIWarning):
-    """A training came to its end, and something about it needs a look."""
+    """Something about a training or its data needs a look; the training goes on, or is done."""
 
 
 class CheckpointWarning(TurboVBIWarning):

@@ -87,8 +87,9 @@ def fit(
             to the last good state with a tenth of the learning rate, which is a `TrainingWarning`.
 
     Warns:
-        TrainingWarning: if a layer has lost all its weights and the net is the worse for it, or a
-            large one has kept nearly all of them against its prior.
+        TrainingWarning: if inputs or real targets are far from unit variance, a layer has lost all
+            its weights and the net is the worse for it, or a large one has kept nearly all of them
+            against its prior.
     """
     engine = engine if engine is not None else Turbo()
     _check_arguments(bnn, engine, epochs)

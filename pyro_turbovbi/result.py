@@ -85,7 +85,8 @@ class Fit:
         engine_name: The engine's short name.
         elbo: Final ELBO on the training data in nats (one posterior draw a batch); None for point
             estimates.
-        elbo_kind: "bound", "Bethe" (grid supports: an approximation, no bound) or "log joint".
+        elbo_kind: "bound", "Bethe" (grid supports and shared gates: an approximation, no bound) or
+            "log joint".
         seconds: Wall seconds of training.
         training: Epochs, batch size, data, seed and start of the training.
     """

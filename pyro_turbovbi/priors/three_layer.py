@@ -69,8 +69,8 @@ class ThreeLayer(Prior):
     left is always the same.
 
     Args:
-        support: Support prior: `supports.Independent`, `Chain` or `Grid`, or any object with their
-            interface.
+        support: Support prior: `supports.Independent`, `Chain`, `Grid`, `Gated` or `Blocks`, or any
+            object with their interface.
         active: Gamma law of the precision of active weights, scalar. Default: concentration 1 and a
             typical weight scale of 50 units, see `scale`.
         inactive: Gamma law of the precision of inactive weights, scalar; its typical weight scale

@@ -22,7 +22,7 @@ from pyro_turbovbi import data as loaders
 from pyro_turbovbi import engines, likelihoods
 from pyro_turbovbi._checkpointing import Resume
 from pyro_turbovbi.batches import Data
-from pyro_turbovbi.data import Recovery, Splits, TensorPair
+from pyro_turbovbi.data import GatedRecovery, Recovery, Splits, TensorPair
 from pyro_turbovbi.engines.protocol import AnyEngine
 from pyro_turbovbi.errors import InvalidArgumentError, SpecError
 from pyro_turbovbi.fit import Callback, fit
@@ -61,7 +61,7 @@ class Ingredients(NamedTuple):
         """The part of the data to train on."""
         if isinstance(self.data, Splits):
             return self.data.train
-        if isinstance(self.data, Recovery):
+        if isinstance(self.data, Recovery | GatedRecovery):
             return TensorPair(self.data.x, self.data.y)
         return self.data
 

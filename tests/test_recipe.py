@@ -375,8 +375,9 @@ def test_the_part_to_train_on() -> None:
     splits = recipe().build()
     assert isinstance(splits.data, Splits)
     assert splits.train is splits.data.train
-    problem = recipe(data={"kind": "recovery", "measurements": 20, "weights": 100}).build()
-    assert [part.shape[0] for part in problem.train] == [20, 20]
+    for kind in ("recovery", "gated_recovery"):
+        problem = recipe(data={"kind": kind, "measurements": 20}).build()
+        assert [part.shape[0] for part in problem.train] == [20, 20]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ PICTURED = (
     GRID_ORDER,
     FULL,
     NARROW,
+    f"{FULL}, no teachers",
 )
 #: Errors above so many times the lowest are left out of the plots.
 WORST = 2.0
@@ -72,7 +73,7 @@ def frontier(result: Result) -> matplotlib.figure.Figure:
         axes.tick_params(axis="x", labelsize="small")
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="test error, %")
-    figure.suptitle(result["case"])
+    figure.axes[0].set_title(result["case"], loc="left")  # over both; the legend is beside them
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small"
     )
@@ -148,7 +149,8 @@ def supports(case: str, networks: Mapping[str, Trained]) -> matplotlib.figure.Fi
     train, _ = cases.parts(case, "final")
     for line, (method, net) in zip(grid, networks.items(), strict=True):
         small = cut(net, train)
-        for axes, name in zip(line, list(net.masks)[:2], strict=True):
+        names = [name for name, _ in net.net.named_parameters() if name in net.masks]
+        for axes, name in zip(line, names[:2], strict=True):
             rows, columns = as_matrix(net.masks[name]).shape
             left = as_matrix(small.masks[name])
             axes.imshow(left.numpy(), "Greys", aspect="auto", interpolation="none", vmin=0, vmax=1)

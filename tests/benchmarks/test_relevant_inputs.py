@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks import relevant_inputs as benchmark
@@ -17,6 +18,7 @@ def test_five_inputs_make_the_target() -> None:
     assert float(others.abs().max()) < 0.2
 
 
+@pytest.mark.slow
 def test_defaults_read_exactly_the_inputs_that_matter() -> None:
     task = benchmark.problem(1)
     read = benchmark.inputs_read(task, priors.ThreeLayer(), engines.Turbo(), seed=1)

@@ -93,6 +93,7 @@ def test_a_seed_gives_the_same_numbers_again(tmp_path: Path) -> None:
         assert (one.error, one.nll, one.elbo) == (other.error, other.nll, other.elbo)
 
 
+@pytest.mark.slow
 def test_mnist_uses_its_own_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
 

@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrize import is_parametrized
 
 from pyro_turbovbi._pyro import local_param
 from pyro_turbovbi.batches import Inputs, num_rows
@@ -304,14 +305,16 @@ def weight_matrices(net: nn.Module) -> list[str]:
 
 def _warn_of_parametrised(bnn: BayesianNet) -> None:
     """The default prior is for weights; what parametrisations make weights of is something else."""
-    matrices = [path for path, m in bnn.net.named_modules() if isinstance(m, MATRIX_LAYERS)]
-    made = {
-        name.partition(".original")[0]: name in bnn._priors
-        for path in matrices
-        for name in bnn._parameters_by_name
-        if name.startswith(f"{path}.parametrizations.".lstrip("."))
-    }
-    found = [name.replace("parametrizations.", "") for name, chosen in made.items() if not chosen]
+    found = [
+        f"{path}.{local}".lstrip(".")
+        for path, module in bnn.net.named_modules()
+        if isinstance(module, MATRIX_LAYERS) and is_parametrized(module)
+        for local in module.get_submodule("parametrizations")._modules
+        if local not in BIAS_NAMES
+        and not any(
+            name.startswith(f"{path}.parametrizations.{local}.".lstrip(".")) for name in bnn._priors
+        )
+    ]
     if found:
         warnings.warn(
             f"{', '.join(map(repr, found))}: made by a parametrisation, and so not under the prior "

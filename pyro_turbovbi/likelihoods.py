@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import log
-from numbers import Real
 from typing import ClassVar, Literal
 
 import pyro.distributions as dist
@@ -18,6 +17,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_turbovbi.errors import InvalidArgumentError, InvalidDataError, ShapeError
+from pyro_turbovbi.priors._checks import is_real
 
 Kind = Literal["classification", "regression", "counts"]
 
@@ -78,10 +78,6 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def _check_domain(self, y: Tensor, output: Tensor) -> None: ...
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, Real | Tensor)
 
 
 def _with_events(distribution: TorchDistributionMixin) -> TorchDistributionMixin:
@@ -235,7 +231,7 @@ class Gaussian(Likelihood):
         self, scale: float = 1.0, *, learn: bool = True, heteroscedastic: bool = False
     ) -> None:
         super().__init__()
-        if not _is_real(scale) or not 0.0 < scale < float("inf"):
+        if not is_real(scale) or not 0.0 < scale < float("inf"):
             raise InvalidArgumentError(
                 "noise scale is out of range",
                 given=scale,

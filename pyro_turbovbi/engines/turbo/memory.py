@@ -48,8 +48,7 @@ def memory_report(run: TurboVBI) -> MemoryReport:
 
     What is needed within a step comes on top: the drawn weights and their gradients, in the
     ordinary mode further tensors of their size, activations. Parameters that are trained as points
-    are not counted. Memory that two tensors
-    share is counted once.
+    are not counted. Memory that two tensors share is counted once.
 
     Args:
         run: A run that has been set up; after a step or more, the optimizer has its moments.

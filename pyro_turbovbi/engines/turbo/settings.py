@@ -105,7 +105,7 @@ class TurboSettings:
             (Bayesian model reduction); for diagonal q(w) under the structured factorisation. None:
             `ModelReduction()` for lifted classifiers, and none for everything else.
         compression: The trade of error (small) against size (large): a factor on the default KL
-            weight. Twice as much leaves roughly half of the weights.
+            weight. More leaves fewer weights, at a higher error.
         kl_weight: Weight of the KL term in the gradient, in the place of the default times
             `compression`. 1 maximises the ELBO; below 1 the posterior is a cold one. The reported
             ELBO always has weight 1. None: 0.1 for lifted classifiers and 1 for everything else:

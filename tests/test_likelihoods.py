@@ -110,20 +110,21 @@ def test_targets_of_one_output_may_leave_its_dimension_out(likelihood: Likelihoo
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "output", "event"),
+    ("likelihood", "shape", "event"),
     [
-        (Categorical(), doubles(7, 3), ()),
-        (Categorical(), doubles(7, 2, 3), (2,)),
-        (Bernoulli(), doubles(7, 2), (2,)),
-        (Poisson(), doubles(7, 2, 2), (2, 2)),
-        (Gaussian(), doubles(7), ()),
-        (Gaussian(heteroscedastic=True), doubles(7, 4), (2,)),
+        (Categorical(), (7, 3), ()),
+        (Categorical(), (7, 2, 3), (2,)),
+        (Bernoulli(), (7, 2), (2,)),
+        (Poisson(), (7, 2, 2), (2, 2)),
+        (Gaussian(), (7,), ()),
+        (Gaussian(heteroscedastic=True), (7, 4), (2,)),
     ],
     ids=str,
 )
 def test_batch_is_the_only_batch_dimension(
-    likelihood: Likelihood, output: Tensor, event: tuple[int, ...]
+    likelihood: Likelihood, shape: tuple[int, ...], event: tuple[int, ...]
 ) -> None:
+    output = doubles(*shape)
     distribution = likelihood.distribution(output)
     assert distribution.batch_shape == (7,)
     assert distribution.event_shape == event

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import importlib.util
 import json
 import statistics
@@ -28,7 +29,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -316,14 +317,11 @@ def progress(record: ptv.EpochRecord, _: Callable[[], ptv.Fit]) -> None:
 def cost(candidate: Candidate, net: nn.Module, plan: Plan, splits: data.Splits) -> Row:
     """Steps of Turbo-VBI over steps of plain Adam, in alternating blocks; Module B's share.
 
-    Both take the same views in the same precision. The share is that of one exchange at every
-    `message_interval` steps.
+    All take the same views in the same precision. The share is that of one exchange at every
+    `message_interval` steps. On a GPU there are also steps of Turbo-VBI on the compiled net.
     """
     train, device = splits.train, splits.train.x.device
-    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=candidate.prior()).to(device)
-    bnn.num_data, bnn.autocast = len(train.x), precision(device)
-    settings = replace(candidate.engine(), messages_every=10**9)
-    turbo = ptv.TurboVBI(bnn.train(), settings=settings, num_steps=100_000)
+    turbo = _steps(candidate, net, splits)
     plain = copy.deepcopy(net).train()
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-5, fused=True)
     x, y = views(train.x[: plan.batch]), train.y[: plan.batch]
@@ -333,7 +331,14 @@ def cost(candidate: Candidate, net: nn.Module, plan: Plan, splits: data.Splits) 
             plain_step(plain, optimizer, x, y)
 
     steps: dict[str, Callable[[], object]] = {"turbo": lambda: turbo.step(x, y), "adam": adam_step}
-    turbo.step(x, y)
+    if device.type == "cuda":
+        for mode in ("default", "reduce-overhead"):
+            fast = _steps(candidate, net, splits)
+            fast.setup(x, y)
+            cast(ptv.BayesianNet, fast.model).compiler = functools.partial(torch.compile, mode=mode)
+            steps[f"turbo, compiled ({mode})"] = functools.partial(fast.step, x, y)
+    for step in steps.values():  # the first one compiles
+        step()
     repeats = 20 if device.type == "cuda" else 2
     seconds: dict[str, list[float]] = {method: [] for method in steps}
     for _ in range(4):
@@ -348,6 +353,15 @@ def cost(candidate: Candidate, net: nn.Module, plan: Plan, splits: data.Splits) 
         "step_cost_ratio": step_seconds["turbo"] / step_seconds["adam"],
         "module_b_percent": 100.0 * exchange / (exchange + interval * step_seconds["turbo"]),
     }
+
+
+def _steps(candidate: Candidate, net: nn.Module, splits: data.Splits) -> ptv.TurboVBI:
+    """Turbo-VBI on a copy of a net, without messages unless they are asked for."""
+    train, device = splits.train, splits.train.x.device
+    bnn = ptv.lift(net, likelihood=likelihoods.Categorical(), prior=candidate.prior()).to(device)
+    bnn.num_data, bnn.autocast = len(train.x), precision(device)
+    settings = replace(candidate.engine(), messages_every=10**9)
+    return ptv.TurboVBI(bnn.train(), settings=settings, num_steps=100_000)
 
 
 def _mean_seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:

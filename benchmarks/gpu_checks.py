@@ -339,6 +339,48 @@ def waiting(device: torch.device) -> Figures:
     }
 
 
+#: What may compile a net's training steps.
+COMPILERS: dict[str, Callable[..., Any] | None] = {
+    "plain": None,
+    "compiled": torch.compile,
+    "CUDA graphs": functools.partial(torch.compile, mode="reduce-overhead"),
+}
+#: How far losses of two epochs may be from each other, as shares, where arithmetic is ordered
+#: differently.
+LOOSELY = 0.02
+
+
+def compiling(device: torch.device) -> Figures:
+    """Compiled training steps: the same losses, and what a step takes."""
+    splits, losses, milliseconds = digits(28), {}, {}
+    x, y = (part[:64].to(device) for part in splits.train)
+    for name, compiler in COMPILERS.items():
+        torch.manual_seed(0)
+        bnn = ptv.lift(lenet_5(), likelihood=likelihoods.Categorical(), prior=CHAIN)
+        losses[name] = _first_losses(bnn, splits.train, compiler, device)
+        turbo = ptv.TurboVBI(bnn.to(device).train(), num_steps=100_000)
+        turbo.setup(x, y)
+        bnn.compiler = compiler
+        milliseconds[name] = round(1e3 * timed(functools.partial(turbo.step, x, y), device), 3)
+    for name, found in losses.items():
+        expected = torch.tensor(losses["plain"])
+        torch.testing.assert_close(torch.tensor(found), expected, rtol=LOOSELY, atol=0.0)
+        require(all(map(math.isfinite, found)), f"the loss is not finite: {name}")
+    return {"losses": losses, "milliseconds_a_step": milliseconds}
+
+
+def _first_losses(
+    bnn: ptv.BayesianNet,
+    train: data.TensorPair,
+    compiler: Callable[..., Any] | None,
+    device: torch.device,
+) -> list[float]:
+    fit = ptv.fit(
+        bnn, train, epochs=2, batch_size=64, device=device, compile=compiler, progress=False
+    )
+    return [record.loss for record in fit.history]
+
+
 def _waits(run: Callable[[], object]) -> int:
     """Number of synchronisations that torch reports."""
     torch.cuda.set_sync_debug_mode("warn")
@@ -356,6 +398,7 @@ CHECKS: dict[str, Callable[[torch.device], Figures]] = {
     "messages, speed": messages_speed,
     "views of images": views,
     "waiting for the device": waiting,
+    "compiled steps": compiling,
     **{name: functools.partial(training, case) for name, case in CASES.items()},
     "exact weights": exact_weights,
     "rounding": rounding,

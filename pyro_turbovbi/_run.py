@@ -243,6 +243,8 @@ class Run:
             "device": self.device.type,
             "autocast": str(bnn.autocast),
         }
+        if bnn.compiler is not None:
+            aspects["compile"] = bnn.compiler
         return {name: described(value) for name, value in aspects.items()}
 
     def _require_same_start(self) -> None:
@@ -352,7 +354,7 @@ class Run:
     def _result(self, seconds: float, elbo: float | None) -> Fit:
         posterior = self.engine.posterior(self.state)  # first: it brings the net up to date
         bnn = copy.deepcopy(self.bnn).eval()
-        bnn.autocast = None
+        bnn.autocast = bnn.compiler = None
         return Fit(
             bnn=bnn,
             posterior=posterior,

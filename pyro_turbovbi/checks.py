@@ -100,6 +100,36 @@ def check_trains(bnn: BayesianNet, batch: Batch) -> None:
         bnn.train(training)
 
 
+def check_compiles(bnn: BayesianNet, batch: Batch) -> None:
+    """Compile a net's training step, where it is to be compiled; nothing is changed.
+
+    Args:
+        bnn: The lifted net, in training mode; it has been run on the batch before.
+        batch: The first batch, on the device.
+
+    Raises:
+        UnsupportedError: if the compiler, or what it has made, fails.
+    """
+    if bnn.compiler is None:
+        return
+    parameters = dict(bnn.net.named_parameters())
+    weights = {name: parameters[name].detach().clone().requires_grad_() for name in bnn.sites}
+    devices = [batch.y.device] if batch.y.is_cuda else []
+    try:
+        with torch.random.fork_rng(devices=devices), buffers_kept(bnn):
+            output = bnn.output(weights, batch.x)
+            torch.autograd.grad(output.sum(), list(weights.values()), allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise UnsupportedError(
+            "the net cannot be compiled",
+            given=f"{type(error).__name__}: {reason}",
+            accepted="compile=None, or a compiler that takes this net on this machine",
+        ) from error
+
+
 def _warn_of_units(likelihood: Likelihood, batch: Batch) -> None:
     named = {"x": batch.x} if isinstance(batch.x, Tensor) else dict(batch.x)
     if likelihood.kind == "regression":

@@ -10,8 +10,10 @@ from numbers import Integral
 import torch
 
 from pyro_turbovbi._checkpointing import Keeper, Resume
+from pyro_turbovbi._compiling import Compiler
 from pyro_turbovbi._run import Callback, Run, Snapshot
 from pyro_turbovbi.batches import Data, as_batches, in_one_batch
+from pyro_turbovbi.checks import check_compiles
 from pyro_turbovbi.distributed import World
 from pyro_turbovbi.engines.protocol import AnyEngine, Engine
 from pyro_turbovbi.engines.turbo import Turbo
@@ -35,6 +37,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
+    compile: Compiler | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
     checkpoint_every: int = 1,
@@ -61,6 +64,11 @@ def fit(
         autocast: ``torch.bfloat16`` runs the net in mixed precision (`torch.autocast`), which is
             faster on a GPU; posterior, messages and losses stay in single precision, and so does
             the net of the result. Default: single precision throughout.
+        compile: What compiles the net for its training steps: `torch.compile`, with settings
+            ``functools.partial(torch.compile, mode="reduce-overhead")`` (CUDA graphs). Compiling
+            takes a minute or so, which a long training on a GPU may earn back; on a CPU it rarely
+            does. What compaction has narrowed, and the net of the result, are not compiled.
+            Default: nothing is.
         progress: Show a progress bar, where the error stream is a terminal or a notebook's.
         checkpoint: A directory for checkpoints of this training, or `Checkpoints` to say more;
             None: none. A training that was interrupted, however, goes on from the last one, and on
@@ -77,7 +85,7 @@ def fit(
         InvalidArgumentError, InvalidDataError, ShapeError: before any training, if something does
             not fit.
         UnsupportedError: if the engine cannot handle the model, cannot be resumed and is to be, or
-            is to train in several processes and cannot.
+            is to train in several processes and cannot; or if the net is to be compiled and cannot.
         CheckpointError: if no checkpoint is intact, those there are belong to another training, or
             do not fit `resume`.
         StorageError: if the first checkpoint cannot be written. (A later one that cannot is a
@@ -97,6 +105,7 @@ def fit(
     _check_autocast(autocast)
     world = World.current()
     _check_world(world, engine)
+    _check_compiler(compile, world)
     keeper = _keeper(checkpoint, checkpoint_every, resume, world)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = copy.deepcopy(bnn).to(place)
@@ -109,10 +118,14 @@ def fit(
         else:
             batches = as_batches(data, batch_size=batch_size, shuffle=True)
         run = Run(model, batches, engine, int(epochs), place, int(seed), world)
+        model.compiler = compile  # from here on: what came before were checks
         if keeper is not None:
             keeper.begin(run, resume)
-        best = resume == "best"
-        result = run.conclude() if best else run.train(callbacks, progress, keeper)
+        if resume == "best":
+            result = run.conclude()
+        else:
+            check_compiles(model, run.example)
+            result = run.train(callbacks, progress, keeper)
     if world.first:
         check_supports(result, run.example, run.steps_done)
     return result
@@ -243,6 +256,21 @@ def _check_autocast(autocast: object) -> None:
             "autocast is no type that training can use",
             given=autocast,
             accepted="torch.bfloat16, or None",
+        )
+
+
+def _check_compiler(compiler: object, world: World) -> None:
+    if compiler is not None and not callable(compiler):
+        raise InvalidArgumentError(
+            "compile is no function that compiles",
+            given=repr(compiler),
+            accepted="torch.compile, functools.partial(torch.compile, ...), or None",
+        )
+    if compiler is not None and not world.alone:  # batch statistics are added up within the net
+        raise UnsupportedError(
+            "nets are not compiled in several processes",
+            given=f"{world.size} processes and compile",
+            accepted="compile=None, or one process",
         )
 
 

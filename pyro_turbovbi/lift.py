@@ -12,9 +12,9 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
+from pyro_turbovbi._compiling import Compiler, Evaluation, compiled, evaluation
 from pyro_turbovbi._pyro import local_param
 from pyro_turbovbi.batches import Inputs, num_rows
 from pyro_turbovbi.coupling import couplings
@@ -45,7 +45,8 @@ def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None
 
     Args:
         net: Any module; it is copied and never changed. Its present weights are the start values of
-            training.
+            training. One from `torch.compile` counts as the module that it was made of; see
+            ``fit(compile=)``.
         likelihood: What the output means, see `pyro_turbovbi.likelihoods`.
         prior: One prior for every weight matrix of linear, convolution and attention layers, or
             `priors.by_site`. All other parameters (biases, normalisation, embeddings) are trained
@@ -74,6 +75,7 @@ def lift(net: nn.Module, *, likelihood: Likelihood, prior: Prior | BySite | None
             given=likelihood,
             accepted="likelihoods.Categorical(), Bernoulli(), Gaussian(), Poisson()",
         )
+    net = getattr(net, "_orig_mod", net)  # from torch.compile
     _check_parameters(net)
     bnn = BayesianNet(net, likelihood, as_selection(prior))
     if bnn.prior.default is not None:
@@ -103,6 +105,8 @@ class BayesianNet(nn.Module):
         autocast: Type in which the net computes, see `torch.autocast`; None: that of its
             parameters. What it returns, the likelihood and all of the prior stay in single
             precision. `ptv.fit` sets it while it trains.
+        compiler: What compiles the net's steps in training mode, as `torch.compile`; None: nothing.
+            `ptv.fit` sets it while it trains.
     """
 
     def __init__(
@@ -119,6 +123,8 @@ class BayesianNet(nn.Module):
         self.prior = prior
         self.num_data: int | None = None
         self.autocast: torch.dtype | None = None
+        self.compiler: Compiler | None = None
+        self._compiled: Evaluation | None = None
         # Kept: walking the module tree at every step would cost a tenth of a small net's step.
         self._parameters_by_name = dict(self.net.named_parameters())
         self._places = _places_of(self.net)
@@ -153,10 +159,10 @@ class BayesianNet(nn.Module):
         return dict(self._points)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the weak references that a run as a Pyro model leaves on parameters."""
+        """Everything but weak references that a run as a Pyro model leaves, and functions."""
         for parameter in self._points.values():
             parameter.__dict__.pop("unconstrained", None)
-        return dict(self.__dict__)
+        return self.__dict__ | {"_compiled": None}
 
     def _select_points(self) -> dict[str, nn.Parameter]:
         named = self._parameters_by_name.items()
@@ -194,8 +200,15 @@ class BayesianNet(nn.Module):
     def _run(self, weights: Mapping[str, Tensor], x: Inputs) -> Tensor:
         inputs: tuple[Any, ...] = ((x,),) if isinstance(x, Tensor) else ((), dict(x))
         placed = {place: w for name, w in weights.items() for place in self._places[name]}
-        output: Tensor = functional_call(self.net, placed, *inputs, tie_weights=False)
-        return output
+        return self._evaluation()(placed, inputs)
+
+    def _evaluation(self) -> Evaluation:
+        """What runs the net: compiled in steps of a training, where that is asked for."""
+        if self.compiler is None or not (self.net.training and torch.is_grad_enabled()):
+            return evaluation(self.net)
+        if self._compiled is None:
+            self._compiled = compiled(self.net, self.compiler)
+        return self._compiled
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
         """The Pyro model: draw weights, run the net, observe (or draw) the targets.

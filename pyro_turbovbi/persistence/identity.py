@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
+from functools import partial
 from numbers import Number
 from typing import Any
 
@@ -37,6 +38,8 @@ def described(value: object) -> str:
         return f"{{{_listed(value)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(described, value))}]"
+    if isinstance(value, partial):
+        return f"{described(value.func)}({_listed(value.keywords)})"
     if isinstance(value, ELBO):
         return f"{_name(type(value))}(num_particles={value.num_particles})"
     if isinstance(value, PyroOptim):

@@ -25,7 +25,7 @@ def masked(net: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         SiteError: If the network has no parameter of a given name.
         ShapeError: If a mask has another shape than its parameter.
-        InvalidArgumentError: If a mask holds values other than 0 and 1.
+        InvalidArgumentError: If a mask is no tensor, or holds values other than 0 and 1.
         InvalidDataError: If a parameter is not finite.
     """
     parameters = dict(net.named_parameters(remove_duplicate=False))
@@ -50,11 +50,11 @@ def _check(name: str, mask: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
             given=name,
             accepted=parameters,
         )
-    parameter = parameters[name]
+    parameter, mask = parameters[name], as_bool(mask, f"the mask of '{name}'")
     if mask.shape != parameter.shape:
         raise ShapeError(
             f"the mask of '{name}' does not have the shape of its parameter",
             given=str(tuple(mask.shape)),
             accepted=str(tuple(parameter.shape)),
         )
-    return as_bool(mask, f"the mask of '{name}'").to(parameter.device)
+    return mask.to(parameter.device)

@@ -185,7 +185,8 @@ def regularity(mask: Tensor) -> Regularity:
         The counts and ratios of the mask.
 
     Raises:
-        InvalidArgumentError: If the mask is a scalar or holds values other than 0 and 1.
+        InvalidArgumentError: If the mask is no tensor or a scalar, or holds values other than 0 and
+            1.
     """
     matrix = as_matrix(as_bool(mask, "the mask"))
     length, clusters = _runs(matrix)
@@ -213,8 +214,14 @@ def as_bool(mask: Tensor, what: str) -> Bool[Tensor, "*shape"]:
         The boolean mask on the same device, of the same shape.
 
     Raises:
-        InvalidArgumentError: If a value is neither 0 nor 1.
+        InvalidArgumentError: If it is no tensor, or a value is neither 0 nor 1.
     """
+    if not isinstance(mask, Tensor):
+        raise InvalidArgumentError(
+            f"{what} is no tensor",
+            given=type(mask).__name__,
+            accepted="a boolean tensor, or one of zeros and ones, as of torch.as_tensor(mask)",
+        )
     if mask.dtype == torch.bool:
         return mask
     if not bool(((mask == 0) | (mask == 1)).all()):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from itertools import groupby
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from pyro_turbovbi.compression import Regularity, regularity
+from pyro_turbovbi.compression import Regularity, compress, regularity
 from pyro_turbovbi.errors import InvalidArgumentError
 
 
@@ -121,6 +124,16 @@ def test_to_dict_is_json_with_every_ratio() -> None:
     assert plain["clusters"] == 5
     assert plain["mean_cluster_length"] == 1.0
     assert plain["index_bits_run_length"] == 24 + 32
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("mask", [[[1, 0], [0, 1]], np.eye(2)], ids=["list", "array"])
+def test_refuses_what_is_no_tensor(mask: Any) -> None:
+    expected = "no tensor; given: .*; accepted: a boolean tensor, or one of zeros and ones, as of"
+    with pytest.raises(InvalidArgumentError, match=f"^the mask is {expected}"):
+        regularity(mask)
+    with pytest.raises(InvalidArgumentError, match=f"^the mask of '0.weight' is {expected}"):
+        compress(nn.Sequential(nn.Linear(2, 2)), {"0.weight": mask}, torch.randn(3, 2))
 
 
 def test_refuses_other_values_and_scalars() -> None:

@@ -208,7 +208,7 @@ class NarrowTurbo(TurboVBI):
         super().__init__(net, settings=whole.settings, num_steps=whole.num_steps, world=whole.world)
         self.steps_done = whole.steps_done
         self._whole, self.selection = whole, selection
-        self.guide = TurboGuide(net.sites)
+        self._guide = TurboGuide(net.sites)
         self._factors = list(self.guide)
         self.sites = {}
         for old, new in zip(whole._factors, self._factors, strict=True):

@@ -58,7 +58,6 @@ class TurboVBI:
             whole batch in each of them, batch first in every argument, and must be called alike.
 
     Attributes:
-        guide: The `TurboGuide` being fitted; exists after `setup` or the first step.
         sites: Engine state by weight-site name.
         gates: State of the unit gates; None where the prior has none.
 
@@ -66,7 +65,6 @@ class TurboVBI:
         InvalidArgumentError: if `optim` or `num_steps` is of the wrong kind.
     """
 
-    guide: TurboGuide
     gates: SharedGates | None
 
     def __init__(
@@ -91,6 +89,18 @@ class TurboVBI:
         self.sites: dict[str, SiteState] = {}
         self._optim = optim
         self._noises: list[Tensor] = []
+        self._guide: TurboGuide | None = None
+
+    @property
+    def guide(self) -> TurboGuide:
+        """The guide that is fitted.
+
+        Raises:
+            InvalidArgumentError: if there is none yet: neither `setup` nor a step.
+        """
+        if self._guide is None:
+            raise self._not_set_up()
+        return self._guide
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -120,7 +130,7 @@ class TurboVBI:
 
     def _create(self, *args: Any, **kwargs: Any) -> None:
         scale = self.settings.init_scale or INIT_SCALE
-        self.guide = turbo_guide(self.model, *args, init_scale=scale, **kwargs)
+        self._guide = turbo_guide(self.model, *args, init_scale=scale, **kwargs)
         self._factors = list(self.guide)
         self.sites = {f.name: self._make_site(f) for f in self._factors}
         factors = self.guide.gate_factors
@@ -250,11 +260,14 @@ class TurboVBI:
 
     def _require_setup(self) -> None:
         if not self.sites:
-            raise InvalidArgumentError(
-                "the run has no parameters yet",
-                given="a new TurboVBI",
-                accepted="one after setup(*args), with one batch of the model's arguments",
-            )
+            raise self._not_set_up()
+
+    def _not_set_up(self) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            "the run has no parameters yet",
+            given="a new TurboVBI",
+            accepted="one after setup(*args), with one batch of the model's arguments",
+        )
 
     def _not_finite(self, given: object, what: str = "the loss") -> NumericalError:
         return NumericalError(

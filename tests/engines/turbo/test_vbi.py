@@ -329,6 +329,14 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
         assert torch.equal(old, parameter.detach())
 
 
+def test_there_is_no_guide_before_a_first_batch() -> None:
+    run = TurboVBI(small_net(priors.Normal(0.3)))
+    with pytest.raises(InvalidArgumentError, match=r"no parameters yet.*after setup"):
+        _ = run.guide
+    run.setup(*batch())
+    assert [factor.name for factor in run.guide] == list(run.sites)
+
+
 def test_an_exchange_needs_a_first_batch() -> None:
     with pytest.raises(InvalidArgumentError, match=r"no parameters yet.*after setup"):
         TurboVBI(small_net(priors.Normal(0.3))).exchange()

@@ -63,9 +63,9 @@ def frontier(result: Result) -> matplotlib.figure.Figure:
     for axes, (size, label) in zip(figure.subplots(1, 2, sharey=True), SIZES.items(), strict=True):
         for name, found in families.items():
             _curve(axes, found, size, label=name, **styles[name])
-        for row in rows:
-            if "source" in row and row.get(size) is not None:
-                _published(axes, row, size)
+        known = [row for row in rows if "source" in row and row.get(size) is not None]
+        for number, row in enumerate(sorted(known, key=lambda row: float(row[size]))):
+            _published(axes, row, size, above=number % 2 == 0)  # neighbours at different heights
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
@@ -109,12 +109,12 @@ def _curve(axes: Axes, rows: Sequence[Result], size: str, **style: Any) -> None:
     axes.errorbar(x, y, arms_y, arms_x, markersize=5, elinewidth=0.6, **style)
 
 
-def _published(axes: Axes, row: Result, size: str) -> None:
+def _published(axes: Axes, row: Result, size: str, *, above: bool) -> None:
     x, y = row[size], row["test_error_percent"]
     axes.plot(x, y, "o", color="black", fillstyle="none")
     axes.annotate(
         row["method"].removesuffix(" (published)"), (x, y), fontsize="x-small",
-        xytext=(4, 4), textcoords="offset points",
+        xytext=(4, 4 if above else -9), textcoords="offset points",
     )  # fmt: skip
 
 

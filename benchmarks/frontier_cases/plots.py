@@ -63,9 +63,12 @@ def frontier(result: Result) -> matplotlib.figure.Figure:
     for axes, (size, label) in zip(figure.subplots(1, 2, sharey=True), SIZES.items(), strict=True):
         for name, found in families.items():
             _curve(axes, found, size, label=name, **styles[name])
-        known = [row for row in rows if "source" in row and row.get(size) is not None]
-        for number, row in enumerate(sorted(known, key=lambda row: float(row[size]))):
-            _published(axes, row, size, above=number % 2 == 0)  # neighbours at different heights
+        errors: set[float] = set()
+        for row in rows:
+            if "source" in row and row.get(size) is not None:
+                error = float(row["test_error_percent"])
+                _published(axes, row, size, above=error not in errors)
+                errors.add(error)
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))

@@ -194,8 +194,8 @@ def test_a_run_goes_back_to_a_stored_state(name: str) -> None:
 REBUILT = {
     "_posterior",  # buffers of Module B, overwritten by the next exchange
     "distribution",  # compared by its parameters
-    "model", "guide", "svi", "bnn", "example", "_example", "plan", "_groups", "_optim", "_whole",
-    "_factors", "_factor", "_others", "_optimizer",  # Pyro's and torch's, and their parameters
+    "model", "guide", "_guide", "svi", "bnn", "example", "_example", "plan", "_groups", "_optim",
+    "_whole", "_factors", "_factor", "_others", "_optimizer",  # Pyro's and torch's, and their parameters
 }  # fmt: skip
 
 

@@ -195,7 +195,8 @@ REBUILT = {
     "_posterior",  # buffers of Module B, overwritten by the next exchange
     "distribution",  # compared by its parameters
     "model", "guide", "_guide", "svi", "bnn", "example", "_example", "plan", "_groups", "_optim",
-    "_whole", "_factors", "_factor", "_others", "_optimizer",  # Pyro's and torch's, and their parameters
+    "_whole",
+    "_factors", "_factor", "_others", "_optimizer",  # Pyro's and torch's, and their parameters
 }  # fmt: skip
 
 

@@ -17,16 +17,14 @@ from pyro_turbovbi._compiling import Evaluation, compiled, evaluation
 from pyro_turbovbi.errors import CheckpointError, InvalidArgumentError, UnsupportedError
 
 THREE_LAYER = priors.ThreeLayer(support=supports.Chain(0.3, 3.0))
-every_engine = pytest.mark.parametrize(
-    ("engine", "prior"),
-    [
-        (engines.Turbo(), THREE_LAYER),
-        (engines.Turbo(lean=True), THREE_LAYER),
-        (engines.SVI(lr=0.01), priors.Normal(1.0)),
-        (engines.MAP(lr=0.01), priors.Normal(1.0)),
-    ],
-    ids=["turbo", "lean", "svi", "map"],
-)
+SLOW = pytest.mark.slow
+CASES = {
+    "turbo": (engines.Turbo(), THREE_LAYER),
+    "lean": (engines.Turbo(lean=True), THREE_LAYER),
+    "svi": (engines.SVI(lr=0.01), priors.Normal(1.0)),
+    "map": (engines.MAP(lr=0.01), priors.Normal(1.0)),
+}
+every_engine = pytest.mark.parametrize(("engine", "prior"), CASES.values(), ids=list(CASES))
 
 
 class Compiler:
@@ -80,19 +78,22 @@ def test_steps_are_compiled_and_nothing_else_is(engine: Any, prior: priors.Prior
     assert plain.elbo == fit.elbo
 
 
-@every_engine
-def test_torchs_own_compiler_gives_the_same_fit(engine: Any, prior: priors.Prior) -> None:
+@pytest.mark.parametrize(
+    "name", ["turbo", "svi", *(pytest.param(slow, marks=SLOW) for slow in ("lean", "map"))]
+)
+def test_torchs_own_compiler_gives_the_same_fit(name: str) -> None:
+    engine, prior = CASES[name]
     bnn, source = model(prior), data()
     plain = run(bnn, source, engine=engine)
     fast = run(bnn, source, engine=engine, compile=partial(torch.compile, backend="aot_eager"))
     assert fast.history.elbo == pytest.approx(plain.history.elbo, rel=1e-4)
-    for name, mean in plain.posterior.mean().items():
-        torch.testing.assert_close(fast.posterior.mean()[name], mean, rtol=1e-3, atol=1e-4)
-    for name, buffer in plain.bnn.named_buffers():
-        torch.testing.assert_close(fast.bnn.get_buffer(name), buffer, rtol=1e-3, atol=1e-4)
+    for weight, mean in plain.posterior.mean().items():
+        torch.testing.assert_close(fast.posterior.mean()[weight], mean, rtol=1e-3, atol=1e-4)
+    for place, buffer in plain.bnn.named_buffers():
+        torch.testing.assert_close(fast.bnn.get_buffer(place), buffer, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
+@SLOW
 def test_every_net_is_compiled_however_many_there_are() -> None:
     graphs = 0
 
@@ -104,10 +105,11 @@ def test_every_net_is_compiled_however_many_there_are() -> None:
     for units in range(3, 13):  # torch.compile would give up after eight
         net, before = network(units), graphs
         fast = compiled(net, partial(torch.compile, backend=backend))
-        arguments = (dict(net.named_parameters()), (torch.randn(5, 4),))
-        output = fast(*arguments)
+        weights: dict[str, Tensor] = dict(net.named_parameters())
+        inputs = (torch.randn(5, 4),)
+        output = fast(weights, inputs)
         assert graphs == before + 1
-        torch.testing.assert_close(output, evaluation(net)(*arguments))
+        torch.testing.assert_close(output, evaluation(net)(weights, inputs))
 
 
 def test_a_narrowed_net_is_not_compiled() -> None:

@@ -66,7 +66,7 @@ def fit(
             the net of the result. Default: single precision throughout.
         compile: What compiles the net for its training steps: `torch.compile`, with settings
             ``functools.partial(torch.compile, mode="reduce-overhead")`` (CUDA graphs). Compiling
-            takes a minute or so, which a long training on a GPU may earn back; on a CPU it rarely
+            takes a minute or more, which a long training on a GPU may earn back; on a CPU it rarely
             does. What compaction has narrowed, and the net of the result, are not compiled.
             Default: nothing is.
         progress: Show a progress bar, where the error stream is a terminal or a notebook's.
